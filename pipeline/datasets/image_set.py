@@ -1,0 +1,65 @@
+"""The one shape that all data sets have."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Samples in a fixed order, addressed by position. label_N: int64 [N]; class_names: K names by label."""
+
+    name: str
+    split: str
+    label_N: NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int:
+        """K, the number of classes."""
+        return len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.label_N)
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """RGB pixels [H, W, 3] of sample `index`. Raises InputError that names the file when it cannot be decoded."""
+        raise NotImplementedError
+
+    def sample_ids(self) -> list[str]:
+        """A stable name for each sample, in order."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """Hash of the ordered sample ids and labels: equal for equal sets, whatever the folder they lie in."""
+        digest = hashlib.sha256()
+        for name, label in zip(self.sample_ids(), self.label_N.tolist(), strict=True):
+            digest.update(f"{name}\t{label}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArraySet(ImageSet):
+    """A set that lies in memory: pixels_NHWC uint8, all of one size."""
+
+    pixels_NHWC: NDArray[np.uint8]
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return self.pixels_NHWC[index]
+
+    def sample_ids(self) -> list[str]:
+        return [hashlib.sha256(pixels.tobytes()).hexdigest()[:16] for pixels in self.pixels_NHWC]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSet(ImageSet):
+    """A set of image files of any size. paths are relative to root."""
+
+    root: Path
+    paths: tuple[str, ...]
+
+    def sample_ids(self) -> list[str]:
+        return list(self.paths)

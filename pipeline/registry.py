@@ -1,0 +1,74 @@
+"""Decorator registries: a part announces itself by name, and an unknown name is answered with the nearest known one."""
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class UnknownName(LookupError):
+    """A name that no part registered. The message lists what is known and the nearest match."""
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """'; did you mean X?' for the closest known name, '' when nothing is close."""
+    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+class Registry(Generic[T]):
+    """Named constructors of one kind.
+
+    All modules of `package` are imported at the first look-up, so that a new entry is a new file and no second edit.
+    Names are matched without regard to case; `aliases` are accepted but not listed.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind = kind
+        self.package = package
+        self._entries: dict[str, T] = {}
+        self._aliases: dict[str, str] = {}
+        self._loaded = False
+
+    def register(self, name: str, *aliases: str) -> Callable[[T], T]:
+        """Decorator that files the decorated object under `name` (and `aliases`)."""
+
+        def file_under(entry: T) -> T:
+            for key in (name.lower(), *(alias.lower() for alias in aliases)):
+                if key in self._entries or key in self._aliases:
+                    raise ValueError(f"{self.kind} {key!r} is registered twice")
+            self._entries[name.lower()] = entry
+            self._aliases.update({alias.lower(): name.lower() for alias in aliases})
+            return entry
+
+        return file_under
+
+    def _load(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+
+    def names(self) -> list[str]:
+        """All registered names, sorted, without aliases."""
+        self._load()
+        return sorted(self._entries)
+
+    def canonical(self, name: str) -> str:
+        """The registered name that `name` (any case, or an alias) stands for. Raises UnknownName."""
+        self._load()
+        key = str(name).lower()
+        key = self._aliases.get(key, key)
+        if key not in self._entries:
+            known = self.names()
+            hint = nearest(key, known + sorted(self._aliases))
+            raise UnknownName(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(known)})")
+        return key
+
+    def get(self, name: str) -> T:
+        """The object registered under `name` or an alias of it. Raises UnknownName."""
+        return self._entries[self.canonical(name)]
