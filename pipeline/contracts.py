@@ -4,6 +4,7 @@ Shapes in names: B batch, C channels, H height, W width, K classes, D pooled wid
 """
 
 import enum
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -25,7 +26,7 @@ class Signal(enum.Flag):
     WEIGHTS = enum.auto()
 
 
-@dataclass(kw_only)
+@dataclass(kw_only=True)
 class Batch:
     """One rank's part of one global batch, on the device.
 
@@ -55,7 +56,7 @@ class Batch:
                 view=self.view,
                 share=self.share * (b - a) / rows,
             )
-            for a, b in zip(edges, edges[1:], strict=False)
+            for a, b in itertools.pairwise(edges)
         ]
 
 

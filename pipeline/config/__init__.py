@@ -1,0 +1,37 @@
+"""Typed run configuration: composition of layers, strict validation, help, fingerprint."""
+
+from pipeline.config.compose import compose, validate, validate_arguments
+from pipeline.config.help import describe
+from pipeline.config.keys import ConfigError, HelpRequested, flatten
+from pipeline.config.layers import read_yaml
+from pipeline.config.schema import (
+    DataConfig,
+    EvaluateConfig,
+    LogConfig,
+    OptimConfig,
+    OutputConfig,
+    RuntimeConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "ConfigError",
+    "DataConfig",
+    "EvaluateConfig",
+    "HelpRequested",
+    "LogConfig",
+    "OptimConfig",
+    "OutputConfig",
+    "RuntimeConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TrainConfig",
+    "compose",
+    "describe",
+    "flatten",
+    "read_yaml",
+    "validate",
+    "validate_arguments",
+]

@@ -1,0 +1,113 @@
+"""The files below the user's own keys: dataset, pair, method, recipe.
+
+A layer file states differences only; its `per:` list holds further differences, each with the selectors they apply to.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config.keys import ConfigError, Problems, hint
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SELECTORS = ("dataset", "pair", "method", "recipe")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A mapping out of a YAML file. Raises ConfigError that names the file."""
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except FileNotFoundError:
+        raise ConfigError([f"no such file: {path}"]) from None
+    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError([f"cannot read {path}: {' '.join(str(error).split())}"]) from None
+    if not isinstance(content, dict):
+        raise ConfigError([f"{path} does not hold a mapping of keys"])
+    return {str(k): v for k, v in content.items()}
+
+
+def squash(name: str) -> str:
+    """Letters and digits only, lower case: spellings that differ in separators compare equal."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def find_pair(spelling: str, table: Mapping[str, Any]) -> str:
+    """The canonical pair of configs/pairs.yaml that a usual spelling (res32x4_res8x4) means. Raises ConfigError."""
+    prefixes: dict[str, list[str]] = table["spellings"]
+
+    def spellings(model: str) -> list[str]:
+        plain = squash(model)
+        for full, short in prefixes.items():
+            if plain.startswith(full):
+                return [plain] + [s + plain[len(full) :] for s in short]
+        return [plain]
+
+    by_spelling = {
+        teacher + student: str(name)
+        for name, row in table["pairs"].items()
+        for teacher in spellings(row["teacher"]["model"])
+        for student in spellings(row["student"]["model"])
+    }
+    wanted = squash(spelling)
+    if wanted in by_spelling:
+        return by_spelling[wanted]
+    close = difflib.get_close_matches(wanted, list(by_spelling), n=1, cutoff=0.5)
+    near = f"; did you mean {by_spelling[close[0]]!r}?" if close else ""
+    known = ", ".join(dict.fromkeys(by_spelling.values()))
+    raise ConfigError([f"unknown pair {spelling!r}{near} (known: {known}; or set teacher.model and student.model)"])
+
+
+def layer_file(kind: str, name: str) -> dict[str, Any]:
+    """configs/<kind>/<name>.yaml. Raises ConfigError that names the nearest known one."""
+    path = CONFIGS / kind / f"{str(name).lower()}.yaml"
+    if not re.fullmatch(r"[\w+.-]+", str(name)) or not path.is_file():
+        known = sorted(p.stem for p in (CONFIGS / kind).glob("*.yaml"))
+        raise ConfigError([f"unknown {kind} {name!r}{hint(str(name).lower(), known)} (known: {', '.join(known)})"])
+    return read_yaml(path)
+
+
+def _applies(when: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
+    return all(chosen.get(k) in (v if isinstance(v, list) else [v]) for k, v in when.items())
+
+
+def unfold(layer: dict[str, Any], chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The layer itself, then those of its `per:` entries that apply to the chosen selectors, in order."""
+    exceptions = layer.pop("per", [])
+    return [layer] + [e["set"] for e in exceptions if _applies(e["when"], chosen)]
+
+
+def layers_of(given: Mapping[str, Any], problems: Problems, uses: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The layers below the user's own, in order; `uses` are the selectors that the entry point knows."""
+    chosen: dict[str, Any] = {k: given.get(k) for k in SELECTORS if k in uses}
+    found: dict[str, dict[str, Any]] = {}
+
+    def load(kind: str, read: Callable[[], dict[str, Any]]) -> None:
+        try:
+            found[kind] = read()
+        except ConfigError as error:
+            problems.extend(error.problems)
+
+    if chosen.get("dataset") is not None:
+        load("dataset", lambda: layer_file("dataset", chosen["dataset"]))
+    if chosen.get("pair") is not None:
+        table = read_yaml(CONFIGS / "pairs.yaml")
+        try:
+            chosen["pair"] = find_pair(str(chosen["pair"]), table)
+            found["pair"] = table["pairs"][chosen["pair"]] | {"pair": chosen["pair"]}
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if "method" in uses:
+        chosen["method"] = chosen["method"] or "vanilla"
+        load("method", lambda: layer_file("method", chosen["method"]))
+    if "recipe" in uses:
+        of_method = found.get("method", {}).get("recipe")
+        chosen["recipe"] = of_method if chosen["recipe"] in (None, "default") else chosen["recipe"]
+        if chosen["recipe"] is not None:
+            load("recipe", lambda: layer_file("recipe", chosen["recipe"]) | {"recipe": chosen["recipe"]})
+    return [part for kind in SELECTORS if kind in found for part in unfold(found[kind], chosen)]

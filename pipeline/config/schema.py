@@ -1,0 +1,173 @@
+"""Every public key, its type, its range, its default and its unit. Descriptions are what `--help` prints."""
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+# `run.name=7` is a name, and YAML reads `off` as false.
+Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float) and v is not True else v)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value
+
+
+Rgb = tuple[float, float, float]
+Span = tuple[float, float]
+
+
+def key(default: Any, text: str, **limits: Any) -> Any:
+    """A field with its default and its help text."""
+    return Field(default, description=text, **limits)
+
+
+class Section(BaseModel):
+    """Frozen, no unknown keys, no infinities."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class TeacherConfig(Section):
+    model: Text | None = key(None, "teacher network; set by pair=")
+    source: Text = key("live", "where its outputs come from")
+    checkpoint: Text | None = key(None, "its weights: FILE, a run folder, or none (untrained, for benchmarks)")
+    cache: Text | None = key(None, "folder of cached outputs (ignored when teacher.source=live)")
+
+
+class StudentConfig(Section):
+    model: Text | None = key(None, "student network; `model=` is the same key")
+    checkpoint: Text | None = key(None, "weights to start from: FILE or a run folder")
+
+
+class DataConfig(Section):
+    root: Text | None = key(None, "folder of the data set")
+    download: bool = key(False, "fetch the data set into data.root when it is not there")
+    loader: Text = key("resident", "resident (set on the device as uint8) or torch (worker processes)")
+    batch_size: int = key(64, "images per optimiser step over all ranks", ge=1)
+    eval_batch_size: int = key(256, "images per evaluation step and rank", ge=1)
+    workers: int = key(2, "worker processes per rank (loader torch)", ge=0)
+    seed: Seed = key(0, "keys crops, flips and mixes; shared by runs that share a cache")
+    mean: Rgb = key((0.5, 0.5, 0.5), "subtracted per channel, pixels in 0..1")
+    std: Rgb = key((0.25, 0.25, 0.25), "divided by per channel, pixels in 0..1")
+    image_size: int = key(32, "pixels, height and width of what the network sees", ge=1)
+    crop: Literal["pad", "window", "none"] = key("pad", "pad and crop, RandomResizedCrop window, or none")
+    padding: int = key(4, "pixels of zeros around the image (crop=pad)", ge=0)
+    scale: Span = key((0.08, 1.0), "area range of the window, share of the image (crop=window)")
+    ratio: Span = key((0.75, 4 / 3), "aspect range of the window, width / height (crop=window)")
+    flip: bool = key(True, "mirror half of the images")
+    rotation: float = key(0.0, "random rotation in +- degrees, 0 = off", ge=0, le=180)
+    resize: int | None = key(None, "pixels of the shorter side before the centre crop in evaluation")
+    val_split: int = key(0, "training images held out for select_on=val", ge=0)
+
+    @model_validator(mode="after")
+    def _ranges(self) -> "DataConfig":
+        if min(self.std) <= 0:
+            raise ValueError("std must be positive")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError("scale must be a range inside 0..1")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError("ratio must be an ascending range of positive numbers")
+        return self
+
+
+class OptimConfig(Section):
+    name: Text = key("sgd", "sgd, adamw (fused), or apex_lamb, apex_novograd, apex_larc where apex is installed")
+    lr: float = key(0.05, "learning rate of the global batch; never scaled behind your back", gt=0)
+    momentum: float = key(0.9, "of SGD", ge=0, lt=1)
+    nesterov: bool = key(False, "Nesterov momentum")
+    betas: Span = key((0.9, 0.999), "of AdamW and LAMB")
+    eps: float = key(1e-8, "of AdamW and LAMB", gt=0)
+    weight_decay: float = key(5e-4, "L2 (SGD) or decoupled (AdamW)", ge=0)
+    decay_norm_bias: bool = key(True, "false: no weight decay on normalisation layers and biases")
+    epochs: int = key(240, "passes over the training set", ge=1)
+    schedule: Literal["multistep", "cosine", "constant"] = key("multistep", "learning rate over the epochs")
+    milestones: tuple[int, ...] = key((150, 180, 210), "last epoch, from 1, before each drop (multistep)")
+    gamma: float = key(0.1, "factor of each drop (multistep)", gt=0)
+    min_lr: float = key(0.0, "where the cosine ends", ge=0)
+    warmup_epochs: float = key(0.0, "epochs of linear rise from lr / steps to lr", ge=0)
+    ema_decay: float = key(0.0, "of the averaged weights that are evaluated and exported, 0 = off", ge=0, lt=1)
+    accumulate: int = key(1, "slices that each rank's batch is computed in (memory), one update each batch", ge=1)
+    clip_norm: float = key(0.0, "largest L2 norm of the gradient, 0 = off", ge=0)
+
+
+class RuntimeConfig(Section):
+    device: Literal["auto", "cpu", "cuda"] = key("auto", "auto = cuda where there is one")
+    amp: Annotated[Literal["off", "bf16", "fp16"], BeforeValidator(_off)] = key("off", "autocast; losses stay float32")
+    compile: Annotated[Literal["off", "default", "max"], BeforeValidator(_off)] = key("off", "torch.compile")
+    channels_last: bool = key(True, "NHWC memory layout")
+    deterministic: bool = key(False, "deterministic algorithms only")
+    sync_bn: bool = key(False, "batch-norm statistics over all ranks (else per rank)")
+    bucket_mb: float = key(25.0, "MiB per DDP bucket", gt=0)
+    threads: int = key(0, "CPU threads per rank, 0 = as the environment says", ge=0)
+
+
+class OutputConfig(Section):
+    dir: Text = key("runs", "folder of all runs")
+    name: Text | None = key(None, "folder of this run; default <dataset>/<method>/<pair>/seed<k>")
+    resume: Literal["auto", "never"] = key("auto", "auto = go on where the folder's last checkpoint is")
+    limit_steps: int | None = key(None, "optimiser steps of the whole run; the cut epoch is still evaluated", ge=1)
+    log_every: int = key(50, "steps between reads of the meters", ge=1)
+    eval_every: int = key(1, "epochs between evaluations; the last epoch is always evaluated", ge=1)
+    keep_every: int = key(0, "epochs between checkpoints that are kept for good, 0 = none", ge=0)
+    checkpoint_steps: int = key(0, "steps between checkpoints inside an epoch, 0 = at epoch ends only", ge=0)
+
+
+class LogConfig(Section):
+    tensorboard: bool = key(True, "write TensorBoard events")
+    wandb: bool = key(False, "log to Weights & Biases (extra [wandb])")
+    wandb_project: Text = key("stillhouse", "its project")
+    wandb_offline: bool = key(False, "write its files only, send nothing")
+
+
+class EvaluateConfig(Section):
+    """Keys of pipeline/evaluate.py."""
+
+    dataset: Text = key(..., "data set")
+    recipe: Text = key("default", "source whose preprocessing is used")
+    student: StudentConfig = StudentConfig()
+    part: Literal["student", "teacher"] = key("student", "network to take out of a full distiller checkpoint")
+    data: DataConfig = DataConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+class TrainConfig(Section):
+    """Keys of pipeline/train.py."""
+
+    dataset: Text = key(..., "data set")
+    pair: Text | None = key(None, "TEACHER-STUDENT out of configs/pairs.yaml")
+    method: Text = key("vanilla", "distillation method; vanilla = plain training")
+    variant: Text = key("default", "origin of the method's formula; help lists them")
+    recipe: Text = key("default", "source of the training recipe; default = that of the method's paper")
+    method_args: dict[str, Any] = key({}, "hyper-parameters of the method")
+    seed: Seed = key(0, "keys the initial weights and the order of samples")
+    seeds: int = key(1, "runs seed, seed + 1, ... and prints mean +- std", ge=1)
+    select_on: Literal["test", "val"] = key("test", "what `best` is chosen by: test as the field does, or val")
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    run: OutputConfig = OutputConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "TrainConfig":
+        if self.select_on == "val" and self.data.val_split == 0:
+            raise ValueError("select_on=val needs data.val_split=N, the number of training images to hold out")
+        return self
+
+    def fingerprint(self) -> str:
+        """Hash of every key that says what is trained; where it runs, how it is logged and kept is left out."""
+        return hashlib.sha256(json.dumps(self.numbers(), sort_keys=True).encode()).hexdigest()
+
+    def numbers(self) -> dict[str, Any]:
+        """The keys behind `fingerprint`, nested."""
+        what = self.model_dump(mode="json", exclude={"run", "log", "runtime", "seeds"})
+        for name in ("root", "download", "loader", "workers", "eval_batch_size"):
+            what["data"].pop(name)
+        what["optim"].pop("accumulate")
+        what["pair"] = None
+        return what

@@ -1,0 +1,276 @@
+"""The training loop: steps, epochs, evaluation, checkpoints, resume."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import TrainConfig
+from pipeline.contracts import Batch, Distiller, Loader, TeacherSource
+from pipeline.engine.evaluate import Score, evaluate, inference_state
+from pipeline.engine.interrupts import Interrupted, Interrupts
+from pipeline.engine.latch import Latch
+from pipeline.engine.metrics import Clock, Meters
+from pipeline.engine.optimizers import build_optimizer
+from pipeline.engine.parallel import World, settle_buckets, unreduced, wrap_step
+from pipeline.engine.reporter import Reporter
+from pipeline.engine.run_dir import Record, RunDir
+from pipeline.engine.schedule import learning_rate
+from pipeline.engine.state import State, capture, restore
+from pipeline.engine.step import DistillationStep, StepOutput
+from pipeline.engine.summary import best_record, finish_text, summarise
+from pipeline.engine.trackers import open_trackers
+from pipeline.engine.update import Updater
+
+
+class CheckpointNotWritten(RuntimeError):
+    """The disk refused a file of the run (full, gone); the last good checkpoint stands."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What a training is made of. evaluations: loaders by name; 'test' is always there, 'val' with data.val_split."""
+
+    student: nn.Module
+    distiller: Distiller
+    teacher: TeacherSource
+    train: Loader
+    evaluations: dict[str, Loader]
+    autocast: Callable[[], AbstractContextManager[object]]
+
+
+class Trainer:
+    """One run in one folder, from wherever it stands to its end. Counts from 0 inside; people read from 1."""
+
+    def __init__(self, parts: Parts, config: TrainConfig, world: World, run: RunDir, reporter: Reporter) -> None:
+        self.parts, self.config, self.world, self.run, self.reporter = parts, config, world, run, reporter
+        self.module = DistillationStep(parts.student, parts.distiller, parts.autocast)
+        self.step = wrap_step(self.module, config.runtime, world)
+        optimizer = build_optimizer(self.module, config.optim)
+        self.updater = Updater(self.module, parts.student, optimizer, config.optim, fp16=config.runtime.amp == "fp16")
+        self.meters = Meters(world.device)
+        self.latch = Latch(world.device, config.data.batch_size)
+        self.progress = torch.zeros((), device=world.device)
+        self.clock = Clock()
+        self.steps_per_epoch = len(parts.train)
+        whole = config.optim.epochs * self.steps_per_epoch
+        self.total_steps = min(whole, config.run.limit_steps or whole)
+        self.epochs = -(-self.total_steps // self.steps_per_epoch)
+        self.done = 0  # optimiser steps
+        self.closed = 0  # epochs whose record is written
+        self.records: list[Record] = []
+        self.resumed = 0
+        self.wall_before = 0.0
+        self.started = time.perf_counter()
+
+    # ---- the run -----------------------------------------------------------------------------------------------------
+
+    def fit(self) -> dict[str, Any]:
+        """Trains to the end and returns the summary. Raises Interrupted, NonFiniteLoss, CheckpointNotWritten."""
+        self._settle()
+        self._resume()
+        finished = self.world.on_leader(self.run.read_summary) if self.closed >= self.epochs else None
+        if finished is not None:
+            self.reporter.note(f"already complete: {finish_text(finished, self.run.folder)}")
+            return finished
+        trackers = (
+            open_trackers(self.config.log, self.run.folder, self.config, self.closed) if self.world.leader else []
+        )
+        interrupts = Interrupts(self.world)
+        try:
+            while self.closed < self.epochs:
+                self._train_epoch(interrupts)
+                record = self._close_epoch()
+                for tracker in trackers:
+                    tracker.log(record)
+            interrupts.drain()
+        finally:
+            self.reporter.end_epoch()
+            interrupts.restore()
+            for tracker in trackers:
+                tracker.close()
+        return self._finish()
+
+    def _train_epoch(self, interrupts: Interrupts) -> None:
+        first = self.done - self.closed * self.steps_per_epoch
+        stop = min((self.closed + 1) * self.steps_per_epoch, self.total_steps)
+        if self.done >= stop:
+            return
+        if first == 0:
+            self.meters.reset()
+        self.parts.train.set_epoch(self.closed, first)
+        self.step.train()
+        self.reporter.start_epoch(self.closed + 1, self.epochs, first, self.steps_per_epoch)
+        self.clock.start_epoch()
+        for batch in self.parts.train:
+            self.clock.data_arrived()
+            self._train_step(batch)
+            self.done += 1
+            self._after_step(interrupts)
+            if self.done >= stop:
+                break
+        self.reporter.end_epoch()
+
+    def _train_step(self, batch: Batch) -> None:
+        self.updater.set_lr(learning_rate(self.config.optim, self.done, self.steps_per_epoch))
+        self.progress.fill_(self.done / self.steps_per_epoch)
+        slices = batch.split(self.config.optim.accumulate)
+        outputs = []
+        for number, part in enumerate(slices, 1):
+            teacher = self.parts.teacher(part)
+            with unreduced(self.step, last=number == len(slices)):
+                output = self.step(part.image_BCHW, part.label_B, part.index_B, teacher, self.progress)
+                self.updater.backward(output.loss * part.share)
+            self.meters.add(output, part)
+            outputs.append(output)
+        merged = StepOutput.merged(outputs)
+        bad = self.updater.update(merged.loss)
+        self.latch.observe(self.done, bad, merged, batch)
+
+    def _after_step(self, interrupts: Interrupts) -> None:
+        run = self.config.run
+        in_epoch = self.done - self.closed * self.steps_per_epoch
+        rows = min(
+            self.config.data.batch_size, self.parts.train.num_samples - (in_epoch - 1) * self.config.data.batch_size
+        )
+        self.clock.step_done(rows)
+        self.reporter.step_done()
+        if self.done % run.log_every == 0:
+            self.latch.check(self.world)
+            figures = self.meters.read(self.world) | self.clock.epoch_figures()
+            left = (self.total_steps - self.done) * self.config.data.batch_size
+            speed = figures["images_per_second"] or float("inf")
+            self.reporter.figures(self.closed + 1, self.epochs, in_epoch, self.steps_per_epoch, figures, left / speed)
+        wish = interrupts.poll()
+        if wish or (run.checkpoint_steps and self.done % run.checkpoint_steps == 0):
+            self._save_last()
+            self.clock.resume()
+        if wish:
+            raise Interrupted(wish, self.done)
+
+    def _close_epoch(self) -> Record:
+        self.latch.check(self.world)
+        epoch = self.closed + 1
+        lr = learning_rate(self.config.optim, self.done - 1, self.steps_per_epoch)
+        figures = self.meters.read(self.world) | self.clock.epoch_figures()
+        evaluated = epoch % self.config.run.eval_every == 0 or epoch == self.epochs
+        with inference_state(self.parts.student, self.updater.ema, self.world):
+            scores = {name: self._evaluate(name) if evaluated else None for name in self.parts.evaluations}
+            record = self._record(epoch, lr, figures, scores)
+            self.records.append(record)
+            if evaluated and best_record(self.records, self.config.select_on) is record:
+                best = {"model": self.parts.student.state_dict(), "epoch": epoch, "top1": record["test_top1"]}
+                best["distiller"] = self.parts.distiller.state_dict()
+                self._publish(lambda: self.run.checkpoints.save(self.run.checkpoints.best, best))
+        self._publish(lambda: self.run.append(record))
+        self.closed = epoch
+        self._save_last()
+        if self.config.run.keep_every and epoch % self.config.run.keep_every == 0:
+            self._publish(lambda: self.run.checkpoints.keep(epoch))
+        self.reporter.record(record, self.epochs)
+        return record
+
+    def _evaluate(self, name: str) -> Score:
+        distiller = self.parts.distiller
+        return evaluate(
+            self.parts.student,
+            distiller.predict,
+            self.parts.evaluations[name],
+            self.world,
+            self.parts.autocast,
+            features=distiller.student_features,
+        )
+
+    def _record(self, epoch: int, lr: float, figures: dict[str, Any], scores: dict[str, Score | None]) -> Record:
+        record: Record = {"epoch": epoch, "lr": lr, **figures}
+        for name, score in scores.items():
+            record[f"{name}_loss"] = score.loss if score else None
+            record[f"{name}_top1"] = score.top1 if score else None
+            record[f"{name}_top5"] = score.top5 if score else None
+        earlier = sum(r["seconds"] for r in self.records)
+        record["seconds"] = max(self._wall() - earlier, 0.0)
+        return record
+
+    def _finish(self) -> dict[str, Any]:
+        summary = summarise(
+            self.config,
+            self.records,
+            images_per_second=self.clock.images_per_second,
+            wall_seconds=self._wall(),
+            parameters=sum(p.numel() for p in self.parts.student.parameters()),
+            added=self.parts.distiller.added_parameters(),
+            resumed=self.resumed,
+            steps=self.done,
+        )
+        with inference_state(self.parts.student, self.updater.ema, self.world):
+            state = self.parts.student.state_dict()
+            names = {k: str(summary[k]) for k in ("dataset", "method", "student", "seed")}
+            self._publish(lambda: self.run.write_student(state, names))
+        self._publish(lambda: self.run.write_summary(summary))
+        self.reporter.note(finish_text(summary, self.run.folder))
+        return summary
+
+    # ---- state -------------------------------------------------------------------------------------------------------
+
+    def _wall(self) -> float:
+        return self.wall_before + time.perf_counter() - self.started
+
+    def _settle(self) -> None:
+        rows = max(1, self.config.data.batch_size // self.world.ranks)
+        size = self.config.data.image_size
+        image = torch.zeros(rows, 3, size, size, device=self.world.device)
+        if self.config.runtime.channels_last:
+            image = image.to(memory_format=torch.channels_last)
+        zeros = torch.zeros(rows, dtype=torch.int64, device=self.world.device)
+        batch = Batch(image_BCHW=image, label_B=zeros, index_B=zeros)
+
+        def run_once() -> torch.Tensor:
+            output = self.step(image, zeros, zeros, self.parts.teacher(batch), self.progress)
+            return output.loss
+
+        settle_buckets(self.step, run_once)
+
+    def _save_last(self) -> None:
+        self.latch.check(self.world)
+        state: State = capture(self.module, self.updater, self.meters, self.world)
+        state |= {
+            "format": 1,
+            "fingerprint": self.config.fingerprint(),
+            "position": {"done": self.done, "closed": self.closed, "steps_per_epoch": self.steps_per_epoch},
+            "loader": self.parts.train.state_dict(),
+            "clock": {"images": self.clock.images, "seconds": self.clock.seconds},
+            "resumed": self.resumed,
+            "wall_seconds": self._wall(),
+        }
+        self._publish(lambda: self.run.checkpoints.save_last(state))
+
+    def _publish(self, write: Callable[[], object]) -> None:
+        """The leader writes; when it cannot, every rank stops with the reason."""
+        try:
+            self.world.on_leader(write)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CheckpointNotWritten(
+                f"cannot write to {self.run.folder}: {reason}; the last good checkpoint stands"
+            ) from None
+
+    def _resume(self) -> None:
+        state, complaints = self.run.checkpoints.load_last()  # every rank reads the file by itself
+        for complaint in complaints:
+            self.reporter.note(f"warning: {complaint}; {'the previous one is used' if state else 'there is no other'}")
+        if state is None:
+            return
+        restore(state, self.module, self.updater, self.meters, self.world)
+        self.done = state["position"]["done"]
+        self.closed = min(state["position"]["closed"], self.done // self.steps_per_epoch)
+        if self.done >= self.total_steps:
+            self.closed = state["position"]["closed"]
+        self.resumed = state["resumed"] + 1
+        self.wall_before = state["wall_seconds"]
+        self.clock = Clock(**state["clock"])
+        self.records = self.world.share(self.run.records(self.closed) if self.world.leader else [])
+        self.reporter.note(f"resumed at step {self.done} of {self.total_steps} from {self.run.checkpoints.last}")

@@ -1,0 +1,186 @@
+"""Everything about devices, process groups, AMP, memory layout, torch.compile and DDP."""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.config import RuntimeConfig
+from pipeline.contracts import InputError
+from pipeline.engine.sync_bn import with_global_statistics
+
+T = TypeVar("T")
+M = TypeVar("M", bound=nn.Module)
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+COMPILE_MODES = {"default": "default", "max": "max-autotune-no-cudagraphs"}  # cudagraphs under DDP: pytorch 140395
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among the ranks. side: gloo group for small host-side messages, None on one rank."""
+
+    rank: int
+    ranks: int
+    device: torch.device
+    side: dist.ProcessGroup | None
+
+    @property
+    def leader(self) -> bool:
+        """True on the one rank that writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """`value` added up over the ranks (in place), the same on all of them."""
+        if self.ranks > 1:
+            dist.all_reduce(value)
+        return value
+
+    def gather(self, item: T) -> list[T]:
+        """`item` of every rank by rank on the leader, [] elsewhere."""
+        if self.ranks == 1:
+            return [item]
+        items: list[Any] | None = [None] * self.ranks if self.leader else None
+        dist.gather_object(item, items, group=self.side)
+        return items or []
+
+    def on_leader(self, action: Callable[[], T]) -> T:
+        """The result of `action`, which only the leader runs; an InputError or OSError of it is raised on all ranks."""
+        result: T | None = None
+        error: Exception | None = None
+        if self.leader:
+            try:
+                result = action()
+            except (InputError, OSError) as caught:
+                error = caught
+        result, error = self.share((result, error))
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def share(self, item: T) -> T:
+        """The leader's `item`, on all ranks."""
+        if self.ranks == 1:
+            return item
+        box: list[Any] = [item]
+        dist.broadcast_object_list(box, group=self.side)
+        return box[0]
+
+
+def world_size() -> tuple[int, int]:
+    """(rank, ranks) as the launcher (torchrun) says; (0, 1) under plain python."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def pick_device(runtime: RuntimeConfig) -> torch.device:
+    """The device of this rank. Raises InputError when cuda is asked for and there is none."""
+    has_cuda = torch.cuda.is_available()
+    if runtime.device == "cuda" and not has_cuda:
+        raise InputError("runtime.device=cuda, but torch sees no CUDA device here")
+    if runtime.device == "cpu" or not has_cuda:
+        return torch.device("cpu")
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if local >= torch.cuda.device_count():
+        raise InputError(f"{local + 1} ranks on this node, but only {torch.cuda.device_count()} CUDA devices")
+    return torch.device("cuda", local)
+
+
+@contextlib.contextmanager
+def start(runtime: RuntimeConfig) -> Iterator[World]:
+    """Joins the process group that torchrun describes and sets the process-wide switches; leaves it at the end."""
+    rank, ranks = world_size()
+    device = pick_device(runtime)
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not runtime.deterministic
+        torch.backends.cudnn.benchmark = not runtime.deterministic
+    if runtime.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    side = None
+    if ranks > 1:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=30))
+        side = dist.new_group(backend="gloo")
+    try:
+        yield World(rank=rank, ranks=ranks, device=device, side=side)
+    finally:
+        if ranks > 1:
+            dist.destroy_process_group()
+
+
+def autocast_factory(runtime: RuntimeConfig, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """Makes the context in which networks run: autocast to runtime.amp, or nothing."""
+    if runtime.amp == "off":
+        return contextlib.nullcontext
+    return lambda: torch.autocast(device.type, dtype=DTYPES[runtime.amp])
+
+
+def place(network: M, runtime: RuntimeConfig, device: torch.device) -> M:
+    """`network` on the device in the chosen memory layout."""
+    layout = torch.channels_last if runtime.channels_last else torch.contiguous_format
+    return network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
+
+def prepare_frozen(network: M, runtime: RuntimeConfig, device: torch.device) -> M:
+    """A network that is only evaluated: placed, and compiled where asked."""
+    network = place(network, runtime, device).eval()
+    if runtime.compile != "off":
+        network.compile(mode=COMPILE_MODES[runtime.compile])
+    return network
+
+
+def prepare_student(student: nn.Module, runtime: RuntimeConfig, world: World) -> nn.Module:
+    """The trained network, placed; its batch-norm layers over all ranks where asked."""
+    if runtime.sync_bn and world.ranks > 1:
+        student = (
+            nn.SyncBatchNorm.convert_sync_batchnorm(student)
+            if world.device.type == "cuda"
+            else with_global_statistics(student)
+        )
+    return place(student, runtime, world.device)
+
+
+def wrap_step(step: nn.Module, runtime: RuntimeConfig, world: World) -> nn.Module:
+    """The step compiled where asked, then under DDP on several ranks (`DDP(compiled)`: bucket hooks stay outside)."""
+    if runtime.compile != "off":
+        step.compile(mode=COMPILE_MODES[runtime.compile])
+    if world.ranks == 1:
+        return step
+    return DistributedDataParallel(
+        step, broadcast_buffers=False, bucket_cap_mb=runtime.bucket_mb, gradient_as_bucket_view=True
+    )
+
+
+def unreduced(step: nn.Module, last: bool) -> AbstractContextManager[object]:
+    """The context of one slice of a batch: gradients travel with the last one only."""
+    if last or not isinstance(step, DistributedDataParallel):
+        return contextlib.nullcontext()
+    return step.no_sync()
+
+
+def settle_buckets(wrapped: nn.Module, run_once: Callable[[], Tensor]) -> None:
+    """One forward and backward whose traces are undone, before any state is loaded.
+
+    DDP lays its buckets out anew after the first backward, in the order in which gradients arrived. Other buckets are
+    other orders of summation, so that a resumed run on three ranks would differ from an unbroken one in the last bits.
+    `run_once` computes a loss; buffers and the random state are put back afterwards, gradients dropped.
+    """
+    if not isinstance(wrapped, DistributedDataParallel):
+        return
+    devices = [p.device for p in wrapped.parameters() if p.device.type == "cuda"][:1]
+    kept = {name: buffer.detach().clone() for name, buffer in wrapped.named_buffers()}
+    with torch.random.fork_rng(devices=devices):
+        run_once().backward()
+        run_once().backward()  # the new layout is built at the start of the second forward
+    for name, buffer in wrapped.named_buffers():
+        buffer.copy_(kept[name])
+    wrapped.zero_grad(set_to_none=True)

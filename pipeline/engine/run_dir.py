@@ -1,0 +1,139 @@
+"""A run is its folder: names, lock, records."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from pipeline.config import TrainConfig, flatten, read_yaml
+from pipeline.contracts import InputError, as_plain
+from pipeline.engine.checkpoint import Checkpoints
+from pipeline.engine.files import write_atomically, write_json, write_text
+
+PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "ffcv", "apex")
+Record = dict[str, Any]
+
+
+class RunDir:
+    """Paths and small files of one run. Only the leader writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "config.yaml"
+        self.metrics = folder / "metrics.jsonl"
+        self.summary = folder / "summary.json"
+        self.student = folder / "student.safetensors"
+        self.checkpoints = Checkpoints(folder / "checkpoints")
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and holds it against a second process. Raises InputError when it is in use."""
+        try:
+            self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
+            handle = (self.folder / ".lock").open("w")
+        except OSError as error:
+            raise InputError(f"cannot write to the run folder {self.folder}: {error.strerror}") from None
+        with handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise InputError(f"another process is training in {self.folder}") from None
+            yield
+
+    def set_aside(self) -> Path | None:
+        """Renames an existing folder to <name>.old-N, for run.resume=never. Returns the new name."""
+        if not self.config.exists():
+            return None
+        number = 1
+        while (aside := self.folder.with_name(f"{self.folder.name}.old-{number}")).exists():
+            number += 1
+        self.folder.rename(aside)
+        return aside
+
+    def claim(self, config: TrainConfig) -> None:
+        """Writes config.yaml and environment.json. Raises InputError when the folder holds a run of other numbers."""
+        if self.config.exists():
+            there, here = flatten(read_yaml(self.config)), flatten(config.model_dump(mode="json"))
+            numbers = flatten(config.numbers())
+            other = [
+                f"{k} {as_plain(there.get(k))} there, {as_plain(here.get(k))} here"
+                for k in numbers
+                if k != "pair" and there.get(k) != here.get(k)
+            ]
+            if other:
+                raise InputError(
+                    f"{self.folder} holds another run ({'; '.join(other)}): choose run.name, "
+                    "or run.resume=never to set it aside"
+                )
+        write_text(self.config, OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
+        write_json(self.folder / "environment.json", environment())
+
+    def records(self, epochs: int) -> list[Record]:
+        """The first `epochs` lines of metrics.jsonl; later lines (of epochs that are run again) are cut off."""
+        if not self.metrics.exists():
+            return []
+        records = []
+        for line in self.metrics.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # a writer was killed inside the line
+                records.append(json.loads(line))
+        kept = [r for r in records if r["epoch"] <= epochs]
+        text = "".join(json.dumps(r) + "\n" for r in kept)
+        write_text(self.metrics, text)
+        return kept
+
+    def append(self, record: Record) -> None:
+        """One more line of metrics.jsonl, on the disk when this returns."""
+        with self.metrics.open("a") as handle:
+            handle.write(json.dumps(record) + "\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def write_summary(self, summary: Record) -> None:
+        """summary.json."""
+        write_json(self.summary, summary)
+
+    def read_summary(self) -> Record | None:
+        """What a finished run left, None when there is none."""
+        return json.loads(self.summary.read_text()) if self.summary.exists() else None
+
+    def write_student(self, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+        """student.safetensors: the weights that inference uses."""
+        from safetensors.torch import save
+
+        content = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata=metadata)
+        write_atomically(self.student, content)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, commit and hardware of this process."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    source = Path(__file__).resolve().parents[2]
+    commit = subprocess.run(
+        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+    )
+    cuda = torch.cuda.is_available()
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "git": commit.stdout.strip() or None,
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "cpu_threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+        "ranks": int(os.environ.get("WORLD_SIZE", 1)),
+        "command": sys.argv,
+    }

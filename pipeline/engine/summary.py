@@ -1,0 +1,79 @@
+"""What a run amounts to: last and best epoch, reported apart."""
+
+import statistics
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import TrainConfig
+
+Record = dict[str, Any]
+
+
+def best_record(records: list[Record], select_on: str) -> Record:
+    """The evaluated record of the highest top-1 on `select_on`, the earliest of equals."""
+    evaluated = [r for r in records if r[f"{select_on}_top1"] is not None]
+    return max(evaluated, key=lambda r: r[f"{select_on}_top1"])
+
+
+def summarise(
+    config: TrainConfig,
+    records: list[Record],
+    *,
+    images_per_second: float,
+    wall_seconds: float,
+    parameters: int,
+    added: int,
+    resumed: int,
+    steps: int,
+) -> dict[str, Any]:
+    """The content of summary.json. Accuracies in per cent on the test set; best_epoch counts from 1."""
+    last, best = records[-1], best_record(records, config.select_on)
+    return {
+        "dataset": config.dataset,
+        "pair": config.pair,
+        "teacher": config.teacher.model,
+        "student": config.student.model,
+        "method": config.method,
+        "variant": config.variant,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "epochs": last["epoch"],
+        "steps": steps,
+        "top1_last": last["test_top1"],
+        "top5_last": last["test_top5"],
+        "top1_best": best["test_top1"],
+        "top5_best": best["test_top5"],
+        "best_epoch": best["epoch"],
+        "select_on": config.select_on,
+        "images_per_second": images_per_second,
+        "wall_seconds": wall_seconds,
+        "parameters": parameters,
+        "parameters_added": added,
+        "resumed": resumed,
+    }
+
+
+def finish_text(summary: dict[str, Any], folder: Path) -> str:
+    """The last line of a run."""
+    chosen = (
+        "chosen on the test set, as the field does" if summary["select_on"] == "test" else "chosen on held-out images"
+    )
+    return (
+        f"done: top1 last {summary['top1_last']:.2f}, best {summary['top1_best']:.2f} (epoch {summary['best_epoch']}, "
+        f"{chosen}); {summary['images_per_second']:.0f} images/s; files in {folder}"
+    )
+
+
+def spread(values: list[float]) -> str:
+    """'mean +- std' (sample standard deviation), the mean alone for one value."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f}"
+
+
+def seeds_text(summaries: list[dict[str, Any]]) -> str:
+    """The line that closes seeds=N."""
+    last = spread([s["top1_last"] for s in summaries])
+    best = spread([s["top1_best"] for s in summaries])
+    seeds = ", ".join(str(s["seed"]) for s in summaries)
+    return f"seeds {seeds}: top1 last {last}, best {best} (mean +- sample std of {len(summaries)} runs)"

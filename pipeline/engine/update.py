@@ -1,0 +1,86 @@
+"""Backward, unscale, clip, update, average: everything between a loss and new weights."""
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from pipeline.config import OptimConfig
+from pipeline.engine.ema import Ema
+
+
+class Updater:
+    """Owns the optimiser, the fp16 scaler and the averaged weights.
+
+    A step with a non-finite gradient or loss is skipped on the device: fused optimisers read `found_inf` themselves, so
+    that nothing is read on the host. (With fp16 a skipped step is the scaler's ordinary business.)
+    """
+
+    def __init__(
+        self, module: nn.Module, student: nn.Module, optimizer: Optimizer, optim: OptimConfig, *, fp16: bool
+    ) -> None:
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = optimizer
+        self.clip_norm = optim.clip_norm
+        self.ema = Ema(student, optim.ema_decay) if optim.ema_decay else None
+        device = self.parameters[0].device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        self.skips_on_device = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+
+    def set_lr(self, lr: float) -> None:
+        """The rate of the next update, for all parameters."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of `loss`; under DDP the last backward of a step reduces it over the ranks."""
+        self.scaler.scale(loss).backward()
+
+    def update(self, loss: Tensor) -> Tensor:
+        """One update from the gathered gradients. Returns a 0-d bool tensor: the loss or (without a scaler) a gradient
+        was not finite."""
+        bad_loss = ~torch.isfinite(loss.detach())
+        if self.scaler.is_enabled():
+            self._scaled_update()
+            bad = bad_loss
+        else:
+            bad = self._plain_update(bad_loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update()
+        return bad
+
+    def _scaled_update(self) -> None:
+        if self.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _plain_update(self, bad_loss: Tensor) -> Tensor:
+        grads = [p.grad for p in self.parameters if p.grad is not None]
+        # The largest entry, not the L2 norm, which overflows on large finite gradients.
+        bad = bad_loss | ~torch.isfinite(torch.nn.utils.get_total_norm(grads, norm_type=float("inf")))
+        if self.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        if self.skips_on_device:
+            self.optimizer.grad_scale = None  # type: ignore[attr-defined]
+            self.optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif not bad.item():
+            self.optimizer.step()
+        return bad
+
+    def state_dict(self) -> dict[str, object]:
+        """Optimiser, scaler and averaged weights."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "ema": self.ema.state_dict() if self.ema is not None else {},
+        }
+
+    def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
+        """What `state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])  # type: ignore[arg-type]

@@ -1,0 +1,46 @@
+"""The teacher as a network that sees the batch the student sees."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from pipeline.contracts import Batch, ModelOutput, Signal
+from pipeline.teachers import TEACHERS
+
+
+class NoTeacher:
+    """The source of a method that needs none."""
+
+    provides = Signal.NONE
+
+    def __call__(self, batch: Batch) -> None:
+        return None
+
+
+@TEACHERS.register("live")
+class LiveTeacher:
+    """A frozen network in eval mode, run without gradients. Provides everything a method can ask for.
+
+    make_network: gives the network, on the device; needs: what the method asks for (stage maps are returned only then);
+    autocast: a factory of contexts.
+    """
+
+    provides = Signal.LOGITS | Signal.POOLED | Signal.FEATURES | Signal.WEIGHTS
+
+    def __init__(
+        self,
+        make_network: Callable[[], nn.Module],
+        *,
+        needs: Signal,
+        autocast: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        self.network = make_network().eval().requires_grad_(False)
+        self.features = Signal.FEATURES in needs
+        self.autocast = autocast
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        with torch.no_grad(), self.autocast():
+            output: ModelOutput = self.network(batch.image_BCHW, features=self.features)
+        return output.float()

@@ -1,0 +1,124 @@
+"""Train a network, alone (method=vanilla) or distilled from a teacher.
+
+python pipeline/train.py dataset=cifar100 data.root=D model=resnet56
+torchrun --nproc-per-node 2 pipeline/train.py dataset=cifar100 data.root=D pair=resnet56-resnet20 method=kd \\
+    teacher.checkpoint=runs/cifar100/vanilla/resnet56/seed0
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pipeline import entry
+from pipeline.assemble import ALIASES, NAMES, build_distiller, build_loaders, build_student, build_teacher, default_name
+from pipeline.config import TrainConfig, compose, describe
+from pipeline.contracts import Distiller
+from pipeline.distillers import DISTILLERS
+from pipeline.engine import interrupts, parallel
+from pipeline.engine.files import write_json
+from pipeline.engine.latch import NonFiniteLoss
+from pipeline.engine.loop import CheckpointNotWritten, Parts, Trainer
+from pipeline.engine.parallel import World
+from pipeline.engine.reporter import Reporter
+from pipeline.engine.run_dir import RunDir
+from pipeline.engine.summary import seeds_text
+
+FAILURES: dict[type[Exception], int] = {
+    interrupts.Interrupted: interrupts.EXIT_CODE,
+    NonFiniteLoss: 1,
+    CheckpointNotWritten: 1,
+}
+
+
+def help_text() -> str:
+    """What --help prints."""
+    parts = {"methods": DISTILLERS.names(), "models": NAMES["student.model"].__self__.names()}  # type: ignore[attr-defined]
+    known = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in parts.items())
+    codes = "exit codes: 0 done, 2 bad configuration or input, 75 stopped by a signal (start again to go on), 1 other"
+    return describe(__doc__ or "", TrainConfig, f"\n{known}\n{codes}")
+
+
+def one_seed(config: TrainConfig, number: int) -> TrainConfig:
+    """The configuration of run `number` of seeds=N, with its name filled in."""
+    seeded = config.model_copy(update={"seed": config.seed + number, "seeds": 1})
+    name = config.run.name or default_name(seeded)
+    if config.run.name and config.seeds > 1:
+        name = f"{name}/seed{seeded.seed}"
+    return seeded.model_copy(update={"run": config.run.model_copy(update={"name": name})})
+
+
+def header(config: TrainConfig, parts: Parts, world: World, train_images: int) -> list[str]:
+    """The lines that say what is about to run."""
+    parameters = sum(p.numel() for p in parts.student.parameters())
+    rows = config.data.batch_size / world.ranks
+    lines = [
+        f"{config.dataset}: {train_images} training images, {parts.evaluations['test'].num_samples} test images",
+        f"{config.method} {config.pair or config.student.model} (variant {config.variant}, recipe {config.recipe}), "
+        f"student {config.student.model} {parameters:,} parameters, seed {config.seed}",
+        f"batch {config.data.batch_size} over {world.ranks} rank(s) = {rows:g} each on {world.device.type}, "
+        f"lr {config.optim.lr:g}, {config.optim.epochs} epochs of {len(parts.train)} steps",
+    ]
+    if world.ranks > 1 and not config.runtime.sync_bn:
+        lines.append("batch-norm statistics are per rank (runtime.sync_bn=true: over all ranks)")
+    if parts.distiller.needs and config.teacher.checkpoint == "none":
+        lines.append("warning: teacher.checkpoint=none, the teacher is untrained: for benchmarks only")
+    return lines
+
+
+def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
+    """All parts of a run, and the number of training images. Raises InputError."""
+    distiller: Distiller = build_distiller(config)
+    train, evaluations, images = build_loaders(config, world)
+    student = build_student(config, images.num_classes)
+    autocast = parallel.autocast_factory(config.runtime, world.device)
+    teacher = build_teacher(config, distiller.needs, images.num_classes, world, autocast)
+    parts = Parts(
+        student=parallel.prepare_student(student, config.runtime, world),
+        distiller=distiller.to(world.device),
+        teacher=teacher,
+        train=train,
+        evaluations=evaluations,
+        autocast=autocast,
+    )
+    return parts, train.num_samples
+
+
+def train_one(config: TrainConfig, world: World, reporter: Reporter) -> dict[str, Any]:
+    """One run in its folder; returns its summary."""
+    parts, images = build(config, world)
+    run = RunDir(Path(config.run.dir) / str(config.run.name))
+    if config.run.resume == "never":
+        aside = world.on_leader(run.set_aside)
+        if aside is not None:
+            reporter.note(f"the earlier run was set aside as {aside}")
+    with contextlib.ExitStack() as stack:
+        world.on_leader(lambda: stack.enter_context(run.locked()))
+        world.on_leader(lambda: run.claim(config))
+        for line in header(config, parts, world, images):
+            reporter.note(line)
+        return Trainer(parts, config, world, run, reporter).fit()
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    config = compose(
+        TrainConfig, argv, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
+    )
+    if config.variant == "help":
+        for name, meaning in DISTILLERS.get(config.method).variants.items():
+            print(f"{name}: {meaning}")
+        return
+    with parallel.start(config.runtime) as world:
+        reporter = Reporter(leader=world.leader)
+        summaries = [train_one(one_seed(config, k), world, reporter) for k in range(config.seeds)]
+        if len(summaries) > 1:
+            folder = Path(config.run.dir) / str(one_seed(config, 0).run.name)
+            world.on_leader(lambda: write_json(folder.parent / "seeds.json", summaries))
+            reporter.note(seeds_text(summaries))
+
+
+if __name__ == "__main__":
+    entry.run(main, help_text, FAILURES)
