@@ -14,8 +14,9 @@ from pipeline.config import DataConfig, RuntimeConfig, TrainConfig, validate_arg
 from pipeline.contracts import Distiller, InputError, Loader, Signal, TeacherSource
 from pipeline.datasets import DATASETS, ImageSet
 from pipeline.distillers import DISTILLERS
+from pipeline.engine.loop import Parts
 from pipeline.engine.optimizers import OPTIMIZERS
-from pipeline.engine.parallel import World, prepare_frozen
+from pipeline.engine.parallel import World, autocast_factory, prepare_frozen, prepare_student
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 from pipeline.models import MODELS
@@ -165,6 +166,24 @@ def build_teacher(
             "use teacher.source=live"
         )
     return source
+
+
+def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
+    """All parts of a run, and the number of training images. Raises InputError."""
+    distiller = build_distiller(config)
+    train, evaluations, images = build_loaders(config, world)
+    student = build_student(config, images.num_classes)
+    autocast = autocast_factory(config.runtime, world.device)
+    teacher = build_teacher(config, distiller.needs, images.num_classes, world, autocast)
+    parts = Parts(
+        student=prepare_student(student, config.runtime, world),
+        distiller=distiller.to(world.device),
+        teacher=teacher,
+        train=train,
+        evaluations=evaluations,
+        autocast=autocast,
+    )
+    return parts, train.num_samples
 
 
 def default_name(config: TrainConfig) -> str:

@@ -13,9 +13,8 @@ from typing import Any
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipeline import entry
-from pipeline.assemble import ALIASES, NAMES, build_distiller, build_loaders, build_student, build_teacher, default_name
+from pipeline.assemble import ALIASES, NAMES, build, default_name
 from pipeline.config import TrainConfig, compose, describe
-from pipeline.contracts import Distiller
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import interrupts, parallel
 from pipeline.engine.files import write_json
@@ -66,24 +65,6 @@ def header(config: TrainConfig, parts: Parts, world: World, train_images: int) -
     if parts.distiller.needs and config.teacher.checkpoint == "none":
         lines.append("warning: teacher.checkpoint=none, the teacher is untrained: for benchmarks only")
     return lines
-
-
-def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
-    """All parts of a run, and the number of training images. Raises InputError."""
-    distiller: Distiller = build_distiller(config)
-    train, evaluations, images = build_loaders(config, world)
-    student = build_student(config, images.num_classes)
-    autocast = parallel.autocast_factory(config.runtime, world.device)
-    teacher = build_teacher(config, distiller.needs, images.num_classes, world, autocast)
-    parts = Parts(
-        student=parallel.prepare_student(student, config.runtime, world),
-        distiller=distiller.to(world.device),
-        teacher=teacher,
-        train=train,
-        evaluations=evaluations,
-        autocast=autocast,
-    )
-    return parts, train.num_samples
 
 
 def train_one(config: TrainConfig, world: World, reporter: Reporter) -> dict[str, Any]:

@@ -93,6 +93,15 @@ class OptimConfig(Section):
     clip_norm: float = key(0.0, "largest L2 norm of the gradient, 0 = off", ge=0)
 
 
+    @model_validator(mode="after")
+    def _combinations(self) -> "OptimConfig":
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=true needs momentum")
+        if self.min_lr > self.lr:
+            raise ValueError("min_lr is above lr")
+        return self
+
+
 class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = key("auto", "auto = cuda where there is one")
     amp: Annotated[Literal["off", "bf16", "fp16"], BeforeValidator(_off)] = key("off", "autocast; losses stay float32")

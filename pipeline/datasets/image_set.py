@@ -1,11 +1,26 @@
 """The one shape that all data sets have."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.contracts import InputError
+from pipeline.datasets import decode
+
+T = TypeVar("T")
+
+SPLITS = ("train", "test")
+
+
+def check_split(split: str) -> None:
+    """Raises InputError on a name that is not a split."""
+    if split not in SPLITS:
+        raise InputError(f"unknown split {split!r} (known: {', '.join(SPLITS)})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +66,31 @@ class ArraySet(ImageSet):
         return self.pixels_NHWC[index]
 
     def sample_ids(self) -> list[str]:
-        return [hashlib.sha256(pixels.tobytes()).hexdigest()[:16] for pixels in self.pixels_NHWC]
+        return [hashlib.blake2b(pixels.tobytes(), digest_size=8).hexdigest() for pixels in self.pixels_NHWC]
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileSet(ImageSet):
-    """A set of image files of any size. paths are relative to root."""
+    """A set of image files of any size. paths are relative to root, with forward slashes."""
 
     root: Path
     paths: tuple[str, ...]
 
+    def read(self, index: int) -> NDArray[np.uint8]:
+        return self._try(index, lambda path: decode.decode_rgb(path.read_bytes()))
+
+    def size(self, index: int) -> tuple[int, int]:
+        """(height, width) of sample `index` from the file's header, without decoding. Raises InputError."""
+        return self._try(index, decode.read_size)
+
     def sample_ids(self) -> list[str]:
         return list(self.paths)
+
+    def _try(self, index: int, act: Callable[[Path], T]) -> T:
+        path = self.root / self.paths[index]
+        try:
+            return act(path)
+        except (OSError, InputError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            name = self.class_names[int(self.label_N[index])]
+            raise InputError(f"cannot decode {path} (class {name!r}, index {index}): {reason}") from None

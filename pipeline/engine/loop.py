@@ -83,7 +83,7 @@ class Trainer:
         interrupts = Interrupts(self.world)
         try:
             while self.closed < self.epochs:
-                self._train_epoch(interrupts)
+                self.train_epoch(interrupts)
                 record = self._close_epoch()
                 for tracker in trackers:
                     tracker.log(record)
@@ -95,7 +95,8 @@ class Trainer:
                 tracker.close()
         return self._finish()
 
-    def _train_epoch(self, interrupts: Interrupts) -> None:
+    def train_epoch(self, interrupts: Interrupts) -> None:
+        """The steps that are left of the present epoch (or of the run, when it ends inside)."""
         first = self.done - self.closed * self.steps_per_epoch
         stop = min((self.closed + 1) * self.steps_per_epoch, self.total_steps)
         if self.done >= stop:
@@ -208,7 +209,7 @@ class Trainer:
         )
         with inference_state(self.parts.student, self.updater.ema, self.world):
             state = self.parts.student.state_dict()
-            names = {k: str(summary[k]) for k in ("dataset", "method", "student", "seed")}
+            names = {k: summary[k] for k in ("dataset", "method", "student", "seed")}
             self._publish(lambda: self.run.write_student(state, names))
         self._publish(lambda: self.run.write_summary(summary))
         self.reporter.note(finish_text(summary, self.run.folder))

@@ -106,11 +106,14 @@ class RunDir:
         """What a finished run left, None when there is none."""
         return json.loads(self.summary.read_text()) if self.summary.exists() else None
 
-    def write_student(self, state: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-        """student.safetensors: the weights that inference uses."""
+    def write_student(self, state: dict[str, torch.Tensor], origin: dict[str, Any]) -> None:
+        """student.safetensors: the weights that inference uses, and where they come from.
+
+        One metadata entry only: the library writes several in a random order, and equal runs shall give equal files.
+        """
         from safetensors.torch import save
 
-        content = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata=metadata)
+        content = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata={"stillhouse": json.dumps(origin)})
         write_atomically(self.student, content)
 
 

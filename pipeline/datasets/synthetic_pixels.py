@@ -1,0 +1,182 @@
+"""The synthetic set: one fixed procedural definition of small pictures, the same bits on every machine.
+
+A class is a background texture (shared by its group) and a pair of marks (each shared with another class of the group,
+and some pairs with the next group): no single part tells the class. Marks are placed, scaled, turned, mirrored and
+coloured at random, faint marks of any kind are strewn about, some marks are half-way to that of a neighbour class, and
+some training labels are wrong. So capacity helps, and the relations between classes that a teacher learns help a student.
+
+Only +, -, *, /, sqrt, floor and comparisons in float32 on raw Philox bits: all of them are exact or correctly rounded
+(IEEE 754), where exp, sin and sums are not the same on all machines. Hence no library random distribution either.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.datasets.synthetic_shapes import MARKS, TEXTURES, Floats
+
+CHUNK = 256  # images drawn from one key: sample i does not depend on how many there are
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyntheticSpec:
+    """What is drawn. classes: a multiple of 4, in groups of 4; train, test: number of images.
+
+    noise: standard deviation of the pixel noise, of 255. contrast: of marks against the background, of 255. overlap:
+    share of images with a mark half-way to a neighbour's. distractors: faint marks per image. label_noise: share of
+    training labels moved to another class of the group (half of them) or to any class.
+    """
+
+    version: int = 1
+    side: int = 32
+    classes: int = 20
+    train: int = 4000
+    test: int = 2000
+    noise: float = 16.0
+    contrast: float = 90.0
+    texture: float = 22.0
+    overlap: float = 0.25
+    distractors: int = 2
+    label_noise: float = 0.15
+
+
+class Draws:
+    """Random numbers of one chunk: raw Philox bits, whose sequence NumPy guarantees, turned into floats by shifts."""
+
+    def __init__(self, *key: int) -> None:
+        self._bits = np.random.Philox(key=sum(part << (32 * i) for i, part in enumerate(key)))
+
+    def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Floats:
+        """[low, high), 24 bits."""
+        raw = self._bits.random_raw(int(np.prod(shape))).reshape(shape)
+        unit = (raw >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+        return np.float32(low) + unit * np.float32(high - low)
+
+    def below(self, bound: int, *shape: int) -> NDArray[np.int64]:
+        """Integers 0 .. bound-1 (bias below 2^-31)."""
+        raw = self._bits.random_raw(int(np.prod(shape))).reshape(shape)
+        return ((raw >> np.uint64(32)) % np.uint64(bound)).astype(np.int64)
+
+    def bell(self, *shape: int) -> Floats:
+        """About normal, standard deviation 1: the sum of four bytes."""
+        raw = self._bits.random_raw((int(np.prod(shape)) + 1) // 2).astype("<u8")
+        lanes = raw.view(np.uint8).reshape(-1, 4)
+        total = lanes[:, 0].astype(np.int32) + lanes[:, 1] + lanes[:, 2] + lanes[:, 3] - 510
+        scaled: Floats = total.astype(np.float32)[: int(np.prod(shape))].reshape(shape) * np.float32(1 / 147.8)
+        return scaled
+
+
+def class_marks(label: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The two marks [N, 2] of a class: members of a group share each mark with one other member."""
+    group, member = label // 4, label % 4
+    pair = np.stack([member, (member + 1) % 4], axis=1)
+    return (2 * group[:, None] + pair) % len(MARKS)
+
+
+def _paint(canvas_NCHW: Floats, kind_N: NDArray[np.int64], alpha_N: Floats, place: tuple[Floats, ...]) -> None:
+    """Lays one mark over each image. place: x, y, radius (pixels), turn (tangent of half the angle), colour [N, C]."""
+    x_N, y_N, radius_N, turn_N, colour_NC = place
+    side = canvas_NCHW.shape[-1]
+    at = np.arange(side, dtype=np.float32)
+    across, along = (1 - turn_N * turn_N) / (1 + turn_N * turn_N), 2 * turn_N / (1 + turn_N * turn_N)
+    dx = ((at[None, :] - x_N[:, None]) / radius_N[:, None])[:, None, :]
+    dy = ((at[None, :] - y_N[:, None]) / radius_N[:, None])[:, :, None]
+    cos, sin = across[:, None, None], along[:, None, None]
+    u, v = dx * cos + dy * sin, dy * cos - dx * sin
+    inside = np.empty_like(u)
+    for kind, mark in enumerate(MARKS):
+        rows = np.flatnonzero(kind_N == kind)
+        inside[rows] = mark(u[rows], v[rows])
+    cover = np.clip(inside * radius_N[:, None, None] + np.float32(0.5), 0, 1) * alpha_N[:, None, None]
+    canvas_NCHW += cover[:, None] * (colour_NC[:, :, None, None] - canvas_NCHW)
+
+
+def _background(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64]) -> tuple[Floats, Floats]:
+    """A slanted colour field with the group's texture [N, 3, H, W], and its mean colour [N, 3]."""
+    n, side = len(label_N), spec.side
+    base_NC = draws.uniform(n, 3, low=80, high=176)
+    slope = draws.uniform(2, n, 3, low=-40, high=40)
+    at = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side) - np.float32(0.5)
+    field = base_NC[:, :, None, None] + slope[0][:, :, None, None] * at + slope[1][:, :, None, None] * at[:, None]
+    period = draws.uniform(n, low=5, high=9)[:, None]
+    mirror = np.where(draws.below(2, n) == 1, np.float32(1), np.float32(-1))[:, None]
+    phase = draws.uniform(2, n, 1)
+    pixel = np.arange(side, dtype=np.float32)
+    x, y = (pixel * mirror / period + phase[0])[:, None, :], (pixel / period + phase[1])[:, :, None]
+    strength = draws.uniform(n, low=0.5, high=1.5) * np.float32(spec.texture)
+    group_N = (label_N // 4) % len(TEXTURES)
+    weave = np.zeros((n, side, side), dtype=np.float32)
+    for group, texture in enumerate(TEXTURES):
+        rows = np.flatnonzero(group_N == group)
+        weave[rows] = texture(x[rows], y[rows])
+    field += (weave * strength[:, None, None])[:, None] * draws.uniform(n, 3, low=0.4, high=1.0)[:, :, None, None]
+    return field, base_NC
+
+
+def _marks(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64], base_NC: Floats, canvas_NCHW: Floats) -> None:
+    """The two marks of the class, in two different quarters of the picture; some half-way to a neighbour's."""
+    n, quarter = len(label_N), spec.side / 4
+    marks = class_marks(label_N)
+    other = class_marks(label_N // 4 * 4 + (label_N + 2) % 4)  # the pair of the class that shares no mark
+    first = draws.below(4, n)
+    cells = np.stack([first, (first + 1 + draws.below(3, n)) % 4], axis=1)
+    jitter = draws.uniform(2, n, 2, low=-3.5, high=3.5)
+    unsure = draws.uniform(n) < np.float32(spec.overlap)
+    slot = draws.below(2, n)
+    share = draws.uniform(n, low=0.15, high=0.5)
+    for i in range(2):
+        x_N = np.float32(quarter) * (2 * (cells[:, i] % 2) + 1).astype(np.float32) + jitter[0, :, i]
+        y_N = np.float32(quarter) * (2 * (cells[:, i] // 2) + 1).astype(np.float32) + jitter[1, :, i]
+        radius_N = draws.uniform(n, low=4.0, high=7.5)
+        turn_N = draws.uniform(n, low=-0.2, high=0.2)
+        place = (x_N, y_N, radius_N, turn_N, _colours(spec, draws, base_NC))
+        blend_N = np.where(unsure & (slot == i), share, np.float32(0))
+        _paint(canvas_NCHW, other[:, i], blend_N, place)
+        _paint(canvas_NCHW, marks[:, i], 1 - blend_N, place)
+
+
+def _colours(spec: SyntheticSpec, draws: Draws, base_NC: Floats) -> Floats:
+    n = len(base_NC)
+    sign_N = np.where(draws.below(2, n) == 1, np.float32(1), np.float32(-1))
+    strength_NC = draws.uniform(n, 3, low=0.5, high=1.0) * np.float32(spec.contrast)
+    return base_NC + sign_N[:, None] * strength_NC
+
+
+def _clutter(spec: SyntheticSpec, draws: Draws, base_NC: Floats, canvas_NCHW: Floats) -> None:
+    """Small marks of any kind, anywhere."""
+    n, side = len(base_NC), spec.side
+    for _ in range(spec.distractors):
+        at = draws.uniform(2, n, low=2, high=side - 2)
+        radius_N, turn_N = draws.uniform(n, low=2.0, high=4.0), draws.uniform(n, low=-0.4, high=0.4)
+        kind_N, alpha_N = draws.below(len(MARKS), n), draws.uniform(n, low=0.3, high=0.8)
+        _paint(canvas_NCHW, kind_N, alpha_N, (at[0], at[1], radius_N, turn_N, _colours(spec, draws, base_NC)))
+
+
+def _wrong_labels(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels of which a share is moved: half of them within the group, half to any other class."""
+    n = len(label_N)
+    wrong = draws.uniform(n) < np.float32(spec.label_noise)
+    near = label_N // 4 * 4 + (label_N + 1 + draws.below(3, n)) % 4
+    far = (label_N + 1 + draws.below(spec.classes - 1, n)) % spec.classes
+    return np.where(wrong, np.where(draws.below(2, n) == 1, near, far), label_N)
+
+
+def generate(spec: SyntheticSpec, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """pixels_NHWC and label_N of one split. Sample i is of class i mod K (before wrong labels), whatever the sizes."""
+    total, number = (spec.train, 1) if split == "train" else (spec.test, 2)
+    pixels_NHWC = np.empty((total, spec.side, spec.side, 3), dtype=np.uint8)
+    label_N = np.arange(total, dtype=np.int64) % spec.classes
+    for start in range(0, total, CHUNK):
+        draws = Draws(spec.version, number, start // CHUNK)
+        truth = np.arange(start, start + CHUNK, dtype=np.int64) % spec.classes
+        canvas_NCHW, base_NC = _background(spec, draws, truth)
+        _clutter(spec, draws, base_NC, canvas_NCHW)
+        _marks(spec, draws, truth, base_NC, canvas_NCHW)
+        canvas_NCHW += draws.bell(*canvas_NCHW.shape) * np.float32(spec.noise)
+        rounded = np.clip(np.floor(canvas_NCHW + np.float32(0.5)), 0, 255).astype(np.uint8)
+        labels = _wrong_labels(spec, draws, truth) if split == "train" else truth
+        rows = slice(start, min(start + CHUNK, total))
+        pixels_NHWC[rows] = rounded.transpose(0, 2, 3, 1)[: rows.stop - start]
+        label_N[rows] = labels[: rows.stop - start]
+    return pixels_NHWC, label_N

@@ -1,0 +1,97 @@
+"""What a loader must know to obey the law of views."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.contracts import InputError
+
+CROPS = ("pad", "window", "none")
+Rgb = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """One loader's part of a run. In evaluation (train=False) nothing is shuffled and nothing is augmented.
+
+    batch_size: images per step over all ranks; in evaluation, where ranks need not go in step, per rank.
+    seed keys the order, data_seed the views. views: number of different views, None = a new one each epoch.
+    crop: `pad` (zeros around, crop of image_size), `window` (RandomResizedCrop within scale and ratio), `none`.
+    padding, image_size: pixels. rotation: degrees, 0 = off. mean, std: per channel, pixels in 0..1.
+    resize: pixels of the shorter side of images that are not image_size x image_size, before the centre crop; None =
+    image_size, but image_size / 0.875 where crop=window (the usual evaluation of such recipes).
+    index_N: positions of the set that the loader uses, None = all; a Batch names positions in the whole set.
+    workers: processes (threads, while the resident loader decodes files). Raises InputError, one line.
+    """
+
+    batch_size: int
+    image_size: int
+    mean: Rgb
+    std: Rgb
+    seed: int = 0
+    data_seed: int = 0
+    rank: int = 0
+    ranks: int = 1
+    train: bool = True
+    crop: str = "none"
+    padding: int = 0
+    flip: bool = False
+    rotation: float = 0.0
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    resize: int | None = None
+    channels_last: bool = True
+    workers: int = 0
+    device: torch.device | str = "cpu"
+    views: int | None = None
+    index_N: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        for fine, text in (
+            (self.batch_size >= 1, f"a batch of {self.batch_size} images is empty"),
+            (self.image_size >= 1, f"an image of {self.image_size} pixels is empty"),
+            (len(self.mean) == len(self.std) == 3, "mean and std are three numbers each"),
+            (min(self.std) > 0, f"std={self.std} is not positive"),
+            (min(self.seed, self.data_seed) >= 0, "a seed must not be negative"),
+            (max(self.seed, self.data_seed) < 2**32, "a seed must be below 4294967296"),
+            (0 <= self.rank < self.ranks, f"rank {self.rank} of {self.ranks} does not exist"),
+            (self.crop in CROPS, f"crop={self.crop!r} is none of {', '.join(CROPS)}"),
+            (self.padding >= 0, f"padding={self.padding} is negative"),
+            (0 <= self.rotation <= 180, f"rotation={self.rotation} is outside 0..180 degrees"),
+            (0 < self.scale[0] <= self.scale[1] <= 1, f"scale={self.scale} is no range inside 0..1"),
+            (0 < self.ratio[0] <= self.ratio[1], f"ratio={self.ratio} is no range of positive numbers"),
+            (self.shorter_side >= self.image_size, f"resize={self.resize} is less than image_size={self.image_size}"),
+            (self.workers >= 0, f"workers={self.workers} is negative"),
+            (self.views is None or self.views >= 1, f"views={self.views} leaves nothing to show"),
+        ):
+            if not fine:
+                raise InputError(text)
+
+    @property
+    def shorter_side(self) -> int:
+        """Pixels to which the shorter side is resized before the centre crop."""
+        if self.resize is not None:
+            return self.resize
+        return round(self.image_size / 0.875) if self.crop == "window" else self.image_size
+
+    @property
+    def border(self) -> int:
+        """Pixels of zeros around the image, 0 where no padded crop is drawn."""
+        return self.padding if self.train and self.crop == "pad" else 0
+
+    @property
+    def windows(self) -> bool:
+        """Whether RandomResizedCrop windows are drawn."""
+        return self.train and self.crop == "window"
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether flips are drawn."""
+        return self.train and self.flip
+
+    @property
+    def degrees(self) -> float:
+        """Largest rotation that is drawn, 0 where none is."""
+        return self.rotation if self.train else 0.0

@@ -1,0 +1,91 @@
+"""`resident`: the whole set as uint8 on the device; crop, flip and rotation are one gather per batch.
+
+On two cores (Xeon 2.5 GHz, torch 2.13, CIFAR-100, batch 64) choosing pixels by index is within a factor of 2.5 of the
+fastest alternative, a gather of row windows out of a second, mirrored copy of the set, and needs half the memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline import views
+from pipeline.contracts import InputError
+from pipeline.datasets.image_set import ImageSet
+from pipeline.loaders import LOADERS
+from pipeline.loaders.epochs import EpochLoader, Span
+from pipeline.loaders.pixels import fit
+from pipeline.loaders.plan import Plan
+
+BLOCK = 256  # images copied to the device at a time
+
+
+@LOADERS.register("resident")
+class ResidentLoader(EpochLoader):
+    """Reads (and decodes) every image once. Raises InputError for crop=window, which needs the undecoded sizes."""
+
+    def __init__(self, image_set: ImageSet, plan: Plan) -> None:
+        if plan.windows:
+            raise InputError("the resident loader cannot draw windows (crop=window): use data.loader=torch")
+        super().__init__(image_set, plan)
+        size, self._device = plan.image_size, torch.device(plan.device)
+        self._wide = size + 2 * plan.border
+        self._pixel_P3 = self._load()
+        self._index_N = torch.from_numpy(self.index_N).to(self._device)
+        self._at_S = torch.arange(size, device=self._device)
+        self._columns_2S = torch.stack([self._at_S, self._at_S.flip(0)])
+
+    def _load(self) -> Tensor:
+        """All pixels with their border, uint8 [N * wide * wide + 1, 3]; the last one is 0, for what lies outside."""
+        plan, wide, border = self.plan, self._wide, self.plan.border
+        pixel_P3 = torch.zeros(len(self.index_N) * wide * wide + 1, 3, dtype=torch.uint8, device=self._device)
+        inner = pixel_P3[:-1].view(-1, wide, wide, 3)[:, border : wide - border, border : wide - border]
+
+        def place(start: int) -> None:
+            block = self.index_N[start : start + BLOCK].tolist()
+            images = [fit(self.image_set.read(i), plan.shorter_side, plan.image_size) for i in block]
+            inner[start : start + BLOCK] = torch.from_numpy(np.stack(images)).to(self._device)
+
+        with ThreadPoolExecutor(max(1, plan.workers)) as pool:
+            for _ in pool.map(place, range(0, len(self.index_N), BLOCK)):
+                pass
+        return pixel_P3
+
+    def _pixels(self, row_N: NDArray[np.int64], view: int, spans: Sequence[Span]) -> Iterator[Tensor]:
+        plan = self.plan
+        row = torch.from_numpy(row_N).to(self._device)
+        index_N = self._index_N[row]
+        corner_N = row * self._wide**2
+        mirror_N = torch.zeros_like(row)
+        if plan.border:
+            top_N, left_N = views.crop_offsets(plan.data_seed, view, index_N, plan.border)
+            corner_N += top_N * self._wide + left_N
+        if plan.mirrors:
+            mirror_N = torch.as_tensor(views.flips(plan.data_seed, view, index_N)).long()
+        matrix_N6 = self._matrices(row_N, view)
+        for start, stop, _ in spans:
+            turns = None if matrix_N6 is None else matrix_N6[start:stop]
+            yield self._gather(corner_N[start:stop], mirror_N[start:stop], turns)
+
+    def _matrices(self, row_N: NDArray[np.int64], view: int) -> Tensor | None:
+        """Rotations of the epoch, computed on the host."""
+        plan = self.plan
+        if not plan.degrees:
+            return None
+        angle_N = views.rotation_angles(plan.data_seed, view, self.index_N[row_N], plan.degrees)
+        return torch.from_numpy(views.rotation_matrices(angle_N, plan.image_size, plan.image_size)).to(self._device)
+
+    def _gather(self, corner_B: Tensor, mirror_B: Tensor, matrix_B6: Tensor | None) -> Tensor:
+        """uint8 [B, S, S, 3]: the crop at corner_B (position of its first pixel), mirrored, then rotated."""
+        size = len(self._at_S)
+        if matrix_B6 is None:
+            row_BS = corner_B[:, None] + self._at_S * self._wide
+            position = row_BS[:, :, None] + self._columns_2S[mirror_B][:, None, :]
+        else:
+            y, x, inside = views.rotation_sources(matrix_B6, self._at_S, self._at_S)
+            x = torch.where(mirror_B[:, None, None] == 1, size - 1 - x, x)
+            position = torch.where(inside, corner_B[:, None, None] + y * self._wide + x, len(self._pixel_P3) - 1)
+        return self._pixel_P3.index_select(0, position.view(-1)).view(-1, size, size, 3)

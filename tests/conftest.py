@@ -1,0 +1,61 @@
+"""Options and fixtures of the whole suite."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "golden")]
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+GOLDEN = HERE / "golden" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--golden", type=Path, default=None, help="run the golden tests over DIR instead of our own copies"
+    )
+
+
+def golden_folders(config: pytest.Config, marker: str) -> list[Path]:
+    """Folders whose golden file `marker` is to be tested."""
+    chosen: Path | None = config.getoption("--golden")
+    folders = sorted(p for p in GOLDEN.iterdir() if p.is_dir()) if chosen is None else [chosen]
+    found = [f for f in folders if (f / marker).is_file()]
+    if chosen is not None and not any((chosen / name).is_file() for name in ("manifest.json", "models.json")):
+        raise pytest.UsageError(f"--golden {chosen}: no manifest.json or models.json there")
+    return found
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "golden_case" in metafunc.fixturenames:
+        from golden_cases import cases_in
+
+        cases = [c for folder in golden_folders(metafunc.config, "manifest.json") for c in cases_in(folder)]
+        metafunc.parametrize("golden_case", cases, ids=str)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With --golden, only the cases of that folder; elsewhere, no test without a case."""
+    if config.getoption("--golden") is None:
+        return
+    chosen = [item for item in items if _is_case(item)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = chosen
+
+
+def _is_case(item: pytest.Item) -> bool:
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return any(
+        parameters.get(n) not in (None, pytest.HIDDEN_PARAM) and not _is_unset(parameters[n])
+        for n in parameters
+        if n.startswith("golden_")
+    )
+
+
+def _is_unset(value: object) -> bool:
+    return type(value).__name__ == "NotSetType"

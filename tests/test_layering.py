@@ -1,0 +1,99 @@
+"""The arrows of the design: who may import whom, how long a file may be, and no name of the standard library."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = sorted(p for folder in ("pipeline", "launch", "data_prep") for p in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+PARTS = {"datasets", "models", "distillers", "loaders", "teachers"}
+GROUND = {"contracts", "registry", "config", "views"}
+# Besides itself, each part may import these.
+ALLOWED = {
+    **{part: set() for part in GROUND},
+    "weights": {"contracts"},
+    **dict.fromkeys(PARTS, GROUND),
+    "loaders": GROUND | {"datasets"},
+    "engine": GROUND,
+    "entry": GROUND,
+}
+ENTRY_POINTS = {"train", "evaluate", "benchmark", "export", "assemble"}
+
+
+def part_of(path: Path) -> str:
+    """'engine' for pipeline/engine/x.py and 'train' for pipeline/train.py; the folder for launch/ and data_prep/."""
+    relative = path.relative_to(ROOT)
+    return relative.parts[0] if relative.parts[0] != "pipeline" else relative.with_suffix("").parts[1]
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names of project modules that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] in {"pipeline", "launch", "data_prep"}}
+
+
+def arrow_faults(path: Path) -> list[str]:
+    """Imports of a file against the picture."""
+    own = part_of(path)
+    faults = []
+    for name in imports_of(path):
+        top, *rest = name.split(".")
+        other = rest[0] if top == "pipeline" and rest else top
+        if own in {"launch", "data_prep"} or other == own:
+            continue
+        if own in ENTRY_POINTS:
+            if top != "pipeline":
+                faults.append(f"{path.name} imports {name}: pipeline may not import {top}")
+        elif own != "__init__" and (top != "pipeline" or other not in ALLOWED[own]):
+            faults.append(f"{path.relative_to(ROOT)} imports {name}")
+    return faults
+
+
+def test_every_import_follows_an_arrow() -> None:
+    assert len(SOURCES) > 30
+    assert [fault for path in SOURCES for fault in arrow_faults(path)] == []
+
+
+def test_a_forbidden_import_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    bad = tmp_path / "pipeline" / "models" / "x.py"
+    bad.parent.mkdir(parents=True)
+    bad.write_text("from pipeline.distillers.kd import KD\nfrom launch import submit\nimport pipeline.contracts\n")
+    assert len(arrow_faults(bad)) == 2
+
+
+def test_no_module_is_named_like_the_standard_library() -> None:
+    top = {p.stem for p in (ROOT / "pipeline").iterdir() if p.suffix == ".py" or p.is_dir()}
+    assert top & set(sys.stdlib_module_names) == set()
+
+
+@pytest.mark.parametrize("path", SOURCES + TESTS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_rooms_are_small(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= 300, "longer than 300 lines"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < 50, f"{node.name} is longer than 50 lines"
+
+
+def test_ddp_and_compile_live_in_one_place() -> None:
+    users = [p for p in SOURCES if "DistributedDataParallel" in p.read_text() or ".compile(mode" in p.read_text()]
+    assert [p.name for p in users] == ["parallel.py"]
+
+
+def test_no_branch_on_a_name() -> None:
+    names = {p.stem for folder in ("method", "dataset") for p in (ROOT / "configs" / folder).glob("*.yaml")}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare):
+                values = {c.value for c in [node.left, *node.comparators] if isinstance(c, ast.Constant)}
+                assert not values & names, f"{path}:{node.lineno} compares with {values & names}"
