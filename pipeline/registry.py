@@ -1,22 +1,17 @@
 """Decorator registries: a part announces itself by name, and an unknown name is answered with the nearest known one."""
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
 from typing import Generic, TypeVar
+
+from pipeline.nearest import hint
 
 T = TypeVar("T")
 
 
 class UnknownName(LookupError):
     """A name that no part registered. The message lists what is known and the nearest match."""
-
-
-def nearest(name: str, known: list[str]) -> str:
-    """'; did you mean X?' for the closest known name, '' when nothing is close."""
-    close = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 class Registry(Generic[T]):
@@ -65,8 +60,8 @@ class Registry(Generic[T]):
         key = self._aliases.get(key, key)
         if key not in self._entries:
             known = self.names()
-            hint = nearest(key, known + sorted(self._aliases))
-            raise UnknownName(f"unknown {self.kind} {name!r}{hint} (known: {', '.join(known)})")
+            near = hint(key, known + sorted(self._aliases))
+            raise UnknownName(f"unknown {self.kind} {name!r}{near} (known: {', '.join(known)})")
         return key
 
     def get(self, name: str) -> T:

@@ -1,7 +1,7 @@
 """Weights of others and of our own as plain state dicts. No pickle code of a file ever runs.
 
-Read are: {"model": ...} (RepDistiller, mdistiller, our checkpoints), {"state_dict": ...}, bare state dicts,
-safetensors, `module.` prefixes, whole distillers of mdistiller (keys module.student.* and module.teacher.*), run folders.
+Layouts: {"model": ...} (RepDistiller, mdistiller, our checkpoints), {"state_dict": ...}, bare state dicts, safetensors,
+`module.` prefixes, whole distillers of mdistiller (keys module.student.*, module.teacher.*), run folders of ours.
 """
 
 import hashlib

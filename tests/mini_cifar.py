@@ -7,7 +7,7 @@ import numpy as np
 
 
 def write(root: Path, train: int = 200, test: int = 60, classes: int = 100) -> Path:
-    """root with cifar-100-python/{train,test,meta}; each class has a colour of its own, so that there is much to learn."""
+    """root with cifar-100-python/{train,test,meta}; each class has a colour of its own."""
     rng = np.random.Generator(np.random.Philox(7))
     colour = rng.integers(40, 216, (100, 3))
     folder = root / "cifar-100-python"

@@ -32,7 +32,9 @@ def _child(function: Callable[..., None], arguments: tuple[object, ...], extra: 
     function(*arguments)
 
 
-def start(function: Callable[..., None], arguments: tuple[object, ...], ranks: int, log: Path) -> list[ForkServerProcess]:
+def start(
+    function: Callable[..., None], arguments: tuple[object, ...], ranks: int, log: Path
+) -> list[ForkServerProcess]:
     """`function(*arguments)` in `ranks` processes that form a group when there are several."""
     common = {"OMP_NUM_THREADS": "1"}
     if ranks > 1:

@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from pipeline.config.keys import ConfigError, HelpRequested, Problems, flatten, hint, merge
+from pipeline.config.keys import ConfigError, HelpRequested, Problems, flatten, merge
 from pipeline.config.layers import SELECTORS, layers_of, read_yaml
+from pipeline.nearest import hint
 
 FREE_FORM = "method_args"
 M = TypeVar("M", bound=BaseModel)
@@ -138,8 +139,11 @@ def compose(
     if "config" in given:
         given = merge(read_yaml(Path(str(given.pop("config")))), given)
     uses = tuple(name for name in SELECTORS if name in schema.model_fields)
+    unknown_is_reported_by_its_layer: Problems = []
+    given = canonical_names(given, {k: names[k] for k in uses if k in names}, unknown_is_reported_by_its_layer)
     own = {k: v for k, v in given.items() if k not in ("pair", "recipe")}  # their layers set the canonical spelling
-    nested = canonical_names(merge(*layers_of(given, problems, uses), own), names, problems)
+    below = [{k: v for k, v in layer.items() if k in schema.model_fields} for layer in layers_of(given, problems, uses)]
+    nested = canonical_names(merge(*below, own), names, problems)
     if arguments_of is not None and not problems:
         try:
             validate_arguments(arguments_of(nested["method"]), nested.get(FREE_FORM, {}))

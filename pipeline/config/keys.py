@@ -1,6 +1,5 @@
 """Nested and dotted keys, and the error that collects what is wrong with them."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,12 +18,6 @@ class ConfigError(ValueError):
 
 class HelpRequested(Exception):
     """`--help` stood among the arguments."""
-
-
-def hint(name: str, known: list[str]) -> str:
-    """'; did you mean X?' for the closest known name, '' when nothing is close."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

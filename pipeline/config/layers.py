@@ -3,7 +3,6 @@
 A layer file states differences only; its `per:` list holds further differences, each with the selectors they apply to.
 """
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.keys import ConfigError, Problems, hint
+from pipeline.config.keys import ConfigError, Problems
+from pipeline.nearest import hint, nearest
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SELECTORS = ("dataset", "pair", "method", "recipe")
@@ -57,8 +57,8 @@ def find_pair(spelling: str, table: Mapping[str, Any]) -> str:
     wanted = squash(spelling)
     if wanted in by_spelling:
         return by_spelling[wanted]
-    close = difflib.get_close_matches(wanted, list(by_spelling), n=1, cutoff=0.5)
-    near = f"; did you mean {by_spelling[close[0]]!r}?" if close else ""
+    close = nearest(wanted, list(by_spelling))
+    near = f"; did you mean {by_spelling[close]!r}?" if close else ""
     known = ", ".join(dict.fromkeys(by_spelling.values()))
     raise ConfigError([f"unknown pair {spelling!r}{near} (known: {known}; or set teacher.model and student.model)"])
 
@@ -104,7 +104,7 @@ def layers_of(given: Mapping[str, Any], problems: Problems, uses: tuple[str, ...
             problems.extend(error.problems)
     if "method" in uses:
         chosen["method"] = chosen["method"] or "vanilla"
-        load("method", lambda: layer_file("method", chosen["method"]))
+        load("method", lambda: layer_file("method", chosen["method"]) | {"method": chosen["method"]})
     if "recipe" in uses:
         of_method = found.get("method", {}).get("recipe")
         chosen["recipe"] = of_method if chosen["recipe"] in (None, "default") else chosen["recipe"]

@@ -92,7 +92,6 @@ class OptimConfig(Section):
     accumulate: int = key(1, "slices that each rank's batch is computed in (memory), one update each batch", ge=1)
     clip_norm: float = key(0.0, "largest L2 norm of the gradient, 0 = off", ge=0)
 
-
     @model_validator(mode="after")
     def _combinations(self) -> "OptimConfig":
         if self.nesterov and self.momentum == 0:

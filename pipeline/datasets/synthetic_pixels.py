@@ -1,9 +1,10 @@
 """The synthetic set: one fixed procedural definition of small pictures, the same bits on every machine.
 
 A class is a background texture (shared by its group) and a pair of marks (each shared with another class of the group,
-and some pairs with the next group): no single part tells the class. Marks are placed, scaled, turned, mirrored and
-coloured at random, faint marks of any kind are strewn about, some marks are half-way to that of a neighbour class, and
-some training labels are wrong. So capacity helps, and the relations between classes that a teacher learns help a student.
+some pairs with the next group): no single part tells the class. Marks are placed, scaled, turned and coloured at
+random, faint marks of any kind are strewn about, some marks are half-way to those of another class of the group, and
+some training labels are wrong. So capacity helps, and the relations between classes that a teacher learns help a
+student.
 
 Only +, -, *, /, sqrt, floor and comparisons in float32 on raw Philox bits: all of them are exact or correctly rounded
 (IEEE 754), where exp, sin and sums are not the same on all machines. Hence no library random distribution either.
@@ -21,24 +22,26 @@ CHUNK = 256  # images drawn from one key: sample i does not depend on how many t
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticSpec:
-    """What is drawn. classes: a multiple of 4, in groups of 4; train, test: number of images.
+    """What is drawn. classes: a multiple of 4, in groups of 4, at most 20; train, test: number of images.
 
-    noise: standard deviation of the pixel noise, of 255. contrast: of marks against the background, of 255. overlap:
-    share of images with a mark half-way to a neighbour's. distractors: faint marks per image. label_noise: share of
-    training labels moved to another class of the group (half of them) or to any class.
+    side: of the picture, pixels. noise: standard deviation of the pixel noise, of 255. contrast: of marks against the
+    background, at most, of 255. texture: amplitude of the background's texture, of 255. radius: of marks, mean, pixels.
+    overlap: share of images with a mark half-way to another class of the group. distractors: faint marks per image.
+    label_noise: share of training labels that are wrong, half of them within the group.
     """
 
     version: int = 1
     side: int = 32
-    classes: int = 20
-    train: int = 4000
-    test: int = 2000
-    noise: float = 16.0
-    contrast: float = 90.0
+    classes: int = 12
+    train: int = 2400
+    test: int = 1800
+    noise: float = 12.0
+    contrast: float = 110.0
     texture: float = 22.0
+    radius: float = 6.5
     overlap: float = 0.25
     distractors: int = 2
-    label_noise: float = 0.15
+    label_noise: float = 0.12
 
 
 class Draws:
@@ -128,7 +131,7 @@ def _marks(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64], base_N
     for i in range(2):
         x_N = np.float32(quarter) * (2 * (cells[:, i] % 2) + 1).astype(np.float32) + jitter[0, :, i]
         y_N = np.float32(quarter) * (2 * (cells[:, i] // 2) + 1).astype(np.float32) + jitter[1, :, i]
-        radius_N = draws.uniform(n, low=4.0, high=7.5)
+        radius_N = draws.uniform(n, low=0.7, high=1.3) * np.float32(spec.radius)
         turn_N = draws.uniform(n, low=-0.2, high=0.2)
         place = (x_N, y_N, radius_N, turn_N, _colours(spec, draws, base_NC))
         blend_N = np.where(unsure & (slot == i), share, np.float32(0))

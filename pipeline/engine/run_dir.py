@@ -113,7 +113,9 @@ class RunDir:
         """
         from safetensors.torch import save
 
-        content = save({k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata={"stillhouse": json.dumps(origin)})
+        content = save(
+            {k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata={"stillhouse": json.dumps(origin)}
+        )
         write_atomically(self.student, content)
 
 

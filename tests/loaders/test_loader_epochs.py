@@ -112,7 +112,9 @@ def test_a_subset_keeps_the_positions_and_views_of_the_whole(name):
     held = np.sort(views.order(3, 0, 70, views.Stream.SPLIT)[:30])
     loader = LOADERS.get(name)(image_set, augmented(index_N=held))
     assert loader.num_samples == 30 and len(loader) == 2
-    whole = {i: x for b in LOADERS.get(name)(image_set, augmented()) for i, x in zip(b.index_B.tolist(), b.image_BCHW)}
+    whole = {}
+    for batch in LOADERS.get(name)(image_set, augmented()):
+        whole.update(zip(batch.index_B.tolist(), batch.image_BCHW, strict=True))
     batches = list(loader)
     assert sorted(torch.cat([b.index_B for b in batches]).tolist()) == held.tolist()
     for batch in batches:

@@ -114,9 +114,16 @@ def test_resident_refuses_windows_but_evaluates_such_recipes():
         LOADERS.get("resident")(file_set(), plan(crop="window"))
 
 
+def message_of_the_error(name, workers):
+    # Not pytest.raises: it keeps the traceback; a DataLoader freed by the cycle collector waits 5 s for each worker.
+    try:
+        list(LOADERS.get(name)(file_set(broken=5), plan(workers=workers)))
+    except InputError as error:
+        return str(error)
+    return None
+
+
 @BOTH
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_one_line(name, workers):
-    with pytest.raises(InputError) as caught:
-        list(LOADERS.get(name)(file_set(broken=5), plan(workers=workers)))
-    assert str(caught.value) == "5.jpg: not an image"
+    assert message_of_the_error(name, workers) == "5.jpg: not an image"

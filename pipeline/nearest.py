@@ -1,0 +1,23 @@
+"""The known name that somebody probably meant. A leaf that anything may import."""
+
+import difflib
+
+
+def nearest(name: str, known: list[str]) -> str | None:
+    """The most similar known name, of equals the one that begins alike; None when nothing is close."""
+    close = difflib.get_close_matches(name.lower(), known, n=len(known) or 1, cutoff=0.5)
+    if not close:
+        return None
+
+    def likeness(candidate: str) -> tuple[float, int]:
+        match = difflib.SequenceMatcher(None, candidate, name.lower())
+        first = match.get_matching_blocks()[0]
+        return match.ratio(), first.size if first.a == first.b == 0 else 0
+
+    return max(close, key=likeness)
+
+
+def hint(name: str, known: list[str]) -> str:
+    """'; did you mean 'X'?' for the nearest known name, '' when nothing is close."""
+    close = nearest(name, known)
+    return f"; did you mean {close!r}?" if close else ""

@@ -1,0 +1,21 @@
+"""Entry points called in this process, as their command lines are."""
+
+import sys
+from types import ModuleType
+
+import pytest
+
+from pipeline import entry
+
+
+def call(module: ModuleType, words: list[str], capture: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of `python module words`."""
+    before = sys.argv
+    sys.argv = [module.__name__, *words]
+    try:
+        with pytest.raises(SystemExit) as ended:
+            entry.run(module.main, module.help_text, getattr(module, "FAILURES", {}))
+    finally:
+        sys.argv = before
+    out, err = capture.readouterr()
+    return int(ended.value.code or 0), out, err
