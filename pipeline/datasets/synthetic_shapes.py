@@ -46,8 +46,8 @@ MARKS: tuple[Field, ...] = (
     lambda u, v: np.maximum(_stroke(v - 0.7, u), _stroke(u, v)),  # tee
 )
 
-# Textures by group; x [N, 1, W], y [N, H, 1] in units of the period. All look the same mirrored, or are drawn mirrored half of the time,
-# since training may mirror images.
+# Textures by group; x [N, 1, W], y [N, H, 1] in units of the period. All look the same mirrored, or are drawn mirrored
+# half of the time, since training may mirror images.
 TEXTURES: tuple[Field, ...] = (
     lambda x, y: _wave(x),
     lambda x, y: _wave(y),

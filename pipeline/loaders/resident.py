@@ -36,6 +36,7 @@ class ResidentLoader(EpochLoader):
         self._pixel_P3 = self._load()
         self._index_N = torch.from_numpy(self.index_N).to(self._device)
         self._at_S = torch.arange(size, device=self._device)
+        self._rows_S = self._at_S * self._wide
         self._columns_2S = torch.stack([self._at_S, self._at_S.flip(0)])
 
     def _load(self) -> Tensor:
@@ -82,7 +83,7 @@ class ResidentLoader(EpochLoader):
         """uint8 [B, S, S, 3]: the crop at corner_B (position of its first pixel), mirrored, then rotated."""
         size = len(self._at_S)
         if matrix_B6 is None:
-            row_BS = corner_B[:, None] + self._at_S * self._wide
+            row_BS = corner_B[:, None] + self._rows_S
             position = row_BS[:, :, None] + self._columns_2S[mirror_B][:, None, :]
         else:
             y, x, inside = views.rotation_sources(matrix_B6, self._at_S, self._at_S)

@@ -1,5 +1,6 @@
 """`torch`: worker processes of torch.utils.data.DataLoader decode, cut, mirror and rotate on the host."""
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -111,7 +112,8 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
 
 
 def _end_when_the_trainer_says() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+    trainer = multiprocessing.parent_process()  # not os.getppid(): that may be a fork server
+    while trainer and signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer.pid:
         pass
     os._exit(0)
 
