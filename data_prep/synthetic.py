@@ -24,9 +24,9 @@ USAGE = "usage: python data_prep/synthetic.py out=DIR   (writes DIR/synthetic-v1
 def write(out: Path) -> Path:
     """Writes the set and its contact sheet into `out` and returns the path of the set. Raises InputError."""
     target = out / FILE
-    arrays = to_arrays()
     try:
         out.mkdir(parents=True, exist_ok=True)
+        arrays = to_arrays()
         with tempfile.NamedTemporaryFile(dir=out, prefix=f".{FILE}-", delete=False) as handle:
             np.savez(handle, allow_pickle=False, **arrays)
             handle.flush()

@@ -15,7 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console

@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])
+if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipeline import entry
 from pipeline.assemble import ALIASES, NAMES, image_set, make_plan

@@ -38,9 +38,9 @@ def load_into(model: nn.Module, path: str | Path, *, part: Part = "student") -> 
 def load_weights(path: str | Path, *, expected: Expected, part: Part = "student") -> dict[str, Tensor]:
     """The state dict in `path`, on the CPU, with exactly the keys and shapes of `expected` (a network, or its state).
 
-    path: a file, or a run folder (its student.safetensors). part: which network of a whole distiller; a file of one
-    network is that network. Raises InputError, one line: missing, damaged, in need of pickle code, no weights inside,
-    another number of classes, another architecture.
+    path: a file, or a run folder (its student.safetensors). part: which network of a distiller that holds both; a file
+    of one network is that network. Raises InputError, one line: missing, damaged, in need of pickle code, no weights
+    inside, another number of classes, another architecture.
     """
     state = read_state(path, part=part)
     tensors = expected.state_dict() if isinstance(expected, nn.Module) else expected
@@ -59,10 +59,11 @@ def read_state(path: str | Path, *, part: Part = "student") -> dict[str, Tensor]
             raise _refuse(path, f"the folder holds no {RUN_FILE}; name a checkpoint file")
         file = file / RUN_FILE
     state = _without(WRAPPERS, _state_dict(_read(file), file))
-    if any(key.startswith(PARTS) for key in state):
-        state = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
-        if not state:
-            raise _refuse(path, f"this checkpoint of a whole distiller holds no {part}")
+    held = [prefix for prefix in PARTS if any(key.startswith(prefix) for key in state)]
+    if held:
+        # A teacher that mdistiller trained by itself is the student of a distiller without teacher.
+        prefix = f"{part}." if len(held) > 1 else held[0]
+        state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return _without(WRAPPERS, state)
 
 

@@ -144,5 +144,6 @@ class WorkerLoader(EpochLoader):
         self._tasks.tasks = [Task(view, index_N[span.start : span.stop]) for span in spans]
         for pixels_BHWC in self._loader:
             if isinstance(pixels_BHWC, InputError):
-                raise pixels_BHWC
+                # A new one: raising a local variable makes a cycle (error, traceback, frame) that keeps the workers.
+                raise InputError(str(pixels_BHWC))
             yield pixels_BHWC.to(self._device, non_blocking=True)

@@ -60,7 +60,7 @@ def test_a_damaged_download_leaves_nothing(site: tuple[str, Path], tmp_path: Pat
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://host.invalid/", "no address"])
 def test_no_network(url: str, tmp_path: Path) -> None:
     archive = replace(CIFAR100.archive, base_url=url)
-    with pytest.raises(InputError, match="could not fetch .*; put .* there by hand") as caught:
+    with pytest.raises(InputError, match=r"could not fetch .*; put .* there by hand") as caught:
         download(archive, tmp_path)
     assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
 

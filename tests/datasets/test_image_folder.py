@@ -68,7 +68,7 @@ def test_missing_folders(root: Path, tmp_path: Path) -> None:
     ):
         DATASETS.get("folder")(root=root, split="test")
     (root / "empty" / "train").mkdir(parents=True)
-    with pytest.raises(InputError, match="no class folder in .*: expected"):
+    with pytest.raises(InputError, match=r"no class folder in .*: expected"):
         DATASETS.get("folder")(root=root / "empty", split="train")
     with pytest.raises(InputError, match="no train folder in"):
         DATASETS.get("folder")(root=root / "nowhere", split="train")

@@ -1,5 +1,7 @@
 """Both loaders against an obvious loop, bit for bit."""
 
+import gc
+import multiprocessing
 import pickle
 
 import numpy as np
@@ -126,4 +128,9 @@ def message_of_the_error(name, workers):
 @BOTH
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_unreadable_image_is_one_line(name, workers):
-    assert message_of_the_error(name, workers) == "5.jpg: not an image"
+    gc.disable()
+    try:
+        assert message_of_the_error(name, workers) == "5.jpg: not an image"
+        assert multiprocessing.active_children() == []  # the error holds no worker back
+    finally:
+        gc.enable()
