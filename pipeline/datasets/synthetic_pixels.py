@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.datasets.synthetic_shapes import MARKS, TEXTURES, Floats
 
+GRID = 3  # marks lie in GRID x GRID cells
 CHUNK = 256  # images drawn from one key: sample i does not depend on how many there are
 
 
@@ -38,9 +39,9 @@ class SyntheticSpec:
     noise: float = 12.0
     contrast: float = 110.0
     texture: float = 22.0
-    radius: float = 6.5
-    overlap: float = 0.25
-    distractors: int = 2
+    radius: float = 3.8
+    marks: int = 6
+    stray: float = 0.3
     label_noise: float = 0.12
 
 
@@ -118,25 +119,19 @@ def _background(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64]) -
 
 
 def _marks(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64], base_NC: Floats, canvas_NCHW: Floats) -> None:
-    """The two marks of the class, in two different quarters of the picture; some half-way to a neighbour's."""
-    n, quarter = len(label_N), spec.side / 4
-    marks = class_marks(label_N)
-    other = class_marks(label_N // 4 * 4 + (label_N + 2) % 4)  # the pair of the class that shares no mark
-    first = draws.below(4, n)
-    cells = np.stack([first, (first + 1 + draws.below(3, n)) % 4], axis=1)
-    jitter = draws.uniform(2, n, 2, low=-3.5, high=3.5)
-    unsure = draws.uniform(n) < np.float32(spec.overlap)
-    slot = draws.below(2, n)
-    share = draws.uniform(n, low=0.15, high=0.5)
-    for i in range(2):
-        x_N = np.float32(quarter) * (2 * (cells[:, i] % 2) + 1).astype(np.float32) + jitter[0, :, i]
-        y_N = np.float32(quarter) * (2 * (cells[:, i] // 2) + 1).astype(np.float32) + jitter[1, :, i]
-        radius_N = draws.uniform(n, low=0.7, high=1.3) * np.float32(spec.radius)
+    """`spec.marks` marks in different cells of a grid: of the two kinds of the class in turn, some of any kind instead."""
+    n, cell = len(label_N), np.float32(spec.side / GRID)
+    cells = np.argsort(draws.below(1 << 30, n, GRID * GRID), axis=1, kind="stable")
+    kinds = class_marks(label_N)
+    for i in range(spec.marks):
+        x_N, y_N = (cells[:, i] % GRID).astype(np.float32), (cells[:, i] // GRID).astype(np.float32)
+        shift = draws.uniform(2, n, low=0.35, high=0.65)
+        stray = draws.uniform(n) < np.float32(spec.stray)
+        kind_N = np.where(stray, draws.below(len(MARKS), n), kinds[:, i % 2])
+        radius_N = draws.uniform(n, low=0.75, high=1.25) * np.float32(spec.radius)
         turn_N = draws.uniform(n, low=-0.2, high=0.2)
-        place = (x_N, y_N, radius_N, turn_N, _colours(spec, draws, base_NC))
-        blend_N = np.where(unsure & (slot == i), share, np.float32(0))
-        _paint(canvas_NCHW, other[:, i], blend_N, place)
-        _paint(canvas_NCHW, marks[:, i], 1 - blend_N, place)
+        place = ((x_N + shift[0]) * cell, (y_N + shift[1]) * cell, radius_N, turn_N, _colours(spec, draws, base_NC))
+        _paint(canvas_NCHW, kind_N, np.ones(n, dtype=np.float32), place)
 
 
 def _colours(spec: SyntheticSpec, draws: Draws, base_NC: Floats) -> Floats:
@@ -144,16 +139,6 @@ def _colours(spec: SyntheticSpec, draws: Draws, base_NC: Floats) -> Floats:
     sign_N = np.where(draws.below(2, n) == 1, np.float32(1), np.float32(-1))
     strength_NC = draws.uniform(n, 3, low=0.5, high=1.0) * np.float32(spec.contrast)
     return base_NC + sign_N[:, None] * strength_NC
-
-
-def _clutter(spec: SyntheticSpec, draws: Draws, base_NC: Floats, canvas_NCHW: Floats) -> None:
-    """Small marks of any kind, anywhere."""
-    n, side = len(base_NC), spec.side
-    for _ in range(spec.distractors):
-        at = draws.uniform(2, n, low=2, high=side - 2)
-        radius_N, turn_N = draws.uniform(n, low=2.0, high=4.0), draws.uniform(n, low=-0.4, high=0.4)
-        kind_N, alpha_N = draws.below(len(MARKS), n), draws.uniform(n, low=0.3, high=0.8)
-        _paint(canvas_NCHW, kind_N, alpha_N, (at[0], at[1], radius_N, turn_N, _colours(spec, draws, base_NC)))
 
 
 def _wrong_labels(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -174,7 +159,6 @@ def generate(spec: SyntheticSpec, split: str) -> tuple[NDArray[np.uint8], NDArra
         draws = Draws(spec.version, number, start // CHUNK)
         truth = np.arange(start, start + CHUNK, dtype=np.int64) % spec.classes
         canvas_NCHW, base_NC = _background(spec, draws, truth)
-        _clutter(spec, draws, base_NC, canvas_NCHW)
         _marks(spec, draws, truth, base_NC, canvas_NCHW)
         canvas_NCHW += draws.bell(*canvas_NCHW.shape) * np.float32(spec.noise)
         rounded = np.clip(np.floor(canvas_NCHW + np.float32(0.5)), 0, 255).astype(np.uint8)
