@@ -1,10 +1,10 @@
 """The synthetic set: one fixed procedural definition of small pictures, the same bits on every machine.
 
-A class is a background texture (shared by its group) and a pair of marks (each shared with another class of the group,
-some pairs with the next group): no single part tells the class. Marks are placed, scaled, turned and coloured at
-random, faint marks of any kind are strewn about, some marks are half-way to those of another class of the group, and
-some training labels are wrong. So capacity helps, and the relations between classes that a teacher learns help a
-student.
+A class is a background texture (shared by its group) and two kinds of mark (each shared with another class of the
+group, some pairs with the next group): no single part tells the class. Several marks of both kinds are placed, scaled,
+turned and coloured at random; some are of any kind instead, and some training labels are wrong. So evidence has to be
+weighed, capacity helps, and the relations between classes that a teacher learns help a student. Two large marks were
+tried first: a network finds such a mark or misses it, and resnet8 varied by 5 points from seed to seed (now by 1.6).
 
 Only +, -, *, /, sqrt, floor and comparisons in float32 on raw Philox bits: all of them are exact or correctly rounded
 (IEEE 754), where exp, sin and sums are not the same on all machines. Hence no library random distribution either.
@@ -27,8 +27,8 @@ class SyntheticSpec:
 
     side: of the picture, pixels. noise: standard deviation of the pixel noise, of 255. contrast: of marks against the
     background, at most, of 255. texture: amplitude of the background's texture, of 255. radius: of marks, mean, pixels.
-    overlap: share of images with a mark half-way to another class of the group. distractors: faint marks per image.
-    label_noise: share of training labels that are wrong, half of them within the group.
+    marks: per image, at most 9. stray: share of marks that are of any kind. label_noise: share of training labels that
+    are wrong, half of them within the group.
     """
 
     version: int = 1
@@ -38,10 +38,10 @@ class SyntheticSpec:
     test: int = 1800
     noise: float = 12.0
     contrast: float = 110.0
-    texture: float = 22.0
+    texture: float = 35.0
     radius: float = 3.8
     marks: int = 6
-    stray: float = 0.3
+    stray: float = 0.2
     label_noise: float = 0.12
 
 
@@ -78,7 +78,7 @@ def class_marks(label: NDArray[np.int64]) -> NDArray[np.int64]:
     return (2 * group[:, None] + pair) % len(MARKS)
 
 
-def _paint(canvas_NCHW: Floats, kind_N: NDArray[np.int64], alpha_N: Floats, place: tuple[Floats, ...]) -> None:
+def _paint(canvas_NCHW: Floats, kind_N: NDArray[np.int64], place: tuple[Floats, ...]) -> None:
     """Lays one mark over each image. place: x, y, radius (pixels), turn (tangent of half the angle), colour [N, C]."""
     x_N, y_N, radius_N, turn_N, colour_NC = place
     side = canvas_NCHW.shape[-1]
@@ -92,7 +92,7 @@ def _paint(canvas_NCHW: Floats, kind_N: NDArray[np.int64], alpha_N: Floats, plac
     for kind, mark in enumerate(MARKS):
         rows = np.flatnonzero(kind_N == kind)
         inside[rows] = mark(u[rows], v[rows])
-    cover = np.clip(inside * radius_N[:, None, None] + np.float32(0.5), 0, 1) * alpha_N[:, None, None]
+    cover = np.clip(inside * radius_N[:, None, None] + np.float32(0.5), 0, 1)
     canvas_NCHW += cover[:, None] * (colour_NC[:, :, None, None] - canvas_NCHW)
 
 
@@ -119,7 +119,7 @@ def _background(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64]) -
 
 
 def _marks(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64], base_NC: Floats, canvas_NCHW: Floats) -> None:
-    """`spec.marks` marks in different cells of a grid: of the two kinds of the class in turn, some of any kind instead."""
+    """Marks in different cells of a grid: of the two kinds of the class in turn, some of any kind instead."""
     n, cell = len(label_N), np.float32(spec.side / GRID)
     cells = np.argsort(draws.below(1 << 30, n, GRID * GRID), axis=1, kind="stable")
     kinds = class_marks(label_N)
@@ -131,7 +131,7 @@ def _marks(spec: SyntheticSpec, draws: Draws, label_N: NDArray[np.int64], base_N
         radius_N = draws.uniform(n, low=0.75, high=1.25) * np.float32(spec.radius)
         turn_N = draws.uniform(n, low=-0.2, high=0.2)
         place = ((x_N + shift[0]) * cell, (y_N + shift[1]) * cell, radius_N, turn_N, _colours(spec, draws, base_NC))
-        _paint(canvas_NCHW, kind_N, np.ones(n, dtype=np.float32), place)
+        _paint(canvas_NCHW, kind_N, place)
 
 
 def _colours(spec: SyntheticSpec, draws: Draws, base_NC: Floats) -> Floats:

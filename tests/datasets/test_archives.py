@@ -29,7 +29,7 @@ def site(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     folder = tmp_path / "site"
     folder.mkdir()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/", folder
     server.shutdown()
@@ -57,7 +57,7 @@ def test_a_damaged_download_leaves_nothing(site: tuple[str, Path], tmp_path: Pat
     assert list((tmp_path / "root").iterdir()) == []
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "http://host.invalid/", "no address"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/", "no address"])
 def test_no_network(url: str, tmp_path: Path) -> None:
     archive = replace(CIFAR100.archive, base_url=url)
     with pytest.raises(InputError, match=r"could not fetch .*; put .* there by hand") as caught:

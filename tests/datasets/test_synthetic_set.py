@@ -14,8 +14,8 @@ from pipeline.datasets.synthetic_shapes import MARKS, TEXTURES
 
 # SHA-256 over pixels [N, 32, 32, 3], then labels as little-endian int64. A change here is a new version of the set.
 RECORDED = {
-    "train": "2696e0a96a670469701e91994302763d3c994be85f70eb4930de1b1b59f7e775",
-    "test": "546ab8e9ff066c7381a458fbce2f9fae970ffa559ee12011d7e397e5ad8e5f6d",
+    "train": "df16c0d545a60c34d367d8849741602571dbdcf03673781c31ec7921b2bc9860",
+    "test": "928a2faca41fb0de496dc2c4b1f269487e8d2a0a2cd4cabedad7a451f4587ade",
 }
 
 
@@ -51,7 +51,7 @@ def test_splits_and_versions_differ() -> None:
 
 
 def test_wrong_labels_are_in_the_training_split_only() -> None:
-    small = replace(SPEC, train=2000, test=200, side=8, distractors=0, label_noise=0.3)
+    small = replace(SPEC, train=2000, test=200, side=8, marks=0, label_noise=0.3)
     truth = np.arange(2000) % SPEC.classes
     wrong = generate(small, "train")[1] != truth
     assert abs(wrong.mean() - 0.3) < 0.04  # four standard deviations
