@@ -1,11 +1,12 @@
-"""Writes the synthetic set to a folder: `python data_prep/synthetic.py out=DIR`.
+"""Write the synthetic set to a folder.
+
+python data_prep/synthetic.py out=DIR
 
 DIR/synthetic-v1.npz is the set (dataset=synthetic data.root=DIR reads it), DIR/synthetic-v1.png shows it.
 """
 
-import os
+import io
 import sys
-import tempfile
 from pathlib import Path
 
 if __name__ == "__main__":  # run by path, uninstalled
@@ -14,11 +15,13 @@ if __name__ == "__main__":  # run by path, uninstalled
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 
+from pipeline import entry
+from pipeline.config import compose, describe
 from pipeline.contracts import InputError
 from pipeline.datasets.synthetic import FILE, to_arrays
-
-USAGE = "usage: python data_prep/synthetic.py out=DIR   (writes DIR/synthetic-v1.npz and a picture of it)"
+from pipeline.engine.files import write_atomically
 
 
 def write(out: Path) -> Path:
@@ -27,12 +30,9 @@ def write(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         arrays = to_arrays()
-        with tempfile.NamedTemporaryFile(dir=out, prefix=f".{FILE}-", delete=False) as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
-            handle.flush()
-            os.fsync(handle.fileno())
-        Path(handle.name).chmod(0o644)
-        Path(handle.name).replace(target)
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **arrays)
+        write_atomically(target, content.getvalue())
         sheet = contact_sheet(arrays["test_pixels_NHWC"], arrays["test_label_N"])
         Image.fromarray(sheet).save(target.with_suffix(".png"))
     except OSError as error:
@@ -52,22 +52,22 @@ def contact_sheet(
     return np.concatenate(rows).astype(np.uint8).repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
-def main(argv: list[str]) -> int:
-    """Exit code: 0; 2 for bad arguments and folders that cannot be written."""
-    if "--help" in argv or "-h" in argv:
-        print(USAGE)
-        return 0
-    given = dict(part.split("=", 1) for part in argv if "=" in part)
-    if set(given) != {"out"} or len(argv) != 1 or not given["out"]:
-        print(USAGE, file=sys.stderr)
-        return 2
-    try:
-        print(write(Path(given["out"])))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+class SyntheticConfig(BaseModel):
+    """Keys of data_prep/synthetic.py."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    out: str = Field(description="folder to write to")
+
+
+def help_text() -> str:
+    """What --help prints."""
+    return describe(__doc__ or "", SyntheticConfig)
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    print(write(Path(compose(SyntheticConfig, argv, aliases={}, names={}).out)))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    entry.run(main, help_text, {})

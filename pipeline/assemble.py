@@ -46,16 +46,17 @@ def seeded(seed: int, part: int) -> Iterator[None]:
 
 
 def image_set(name: str, data: DataConfig, split: str, world: World) -> ImageSet:
-    """`split` of the data set; when it has to be fetched, the leader does so first."""
+    """`split` of the data set; the leader goes first, so that one rank downloads and unpacks."""
     root = Path(data.root) if data.root else None
+    loaded: list[ImageSet] = []
 
-    def load(download: bool) -> ImageSet:
-        return DATASETS.get(name)(root=root, split=split, download=download)
+    def load(download: bool) -> None:
+        loaded.append(DATASETS.get(name)(root=root, split=split, download=download))
 
-    if data.download and world.leader:
-        load(True)
-    world.share(None)
-    return load(False)
+    world.on_leader(lambda: load(data.download))
+    if not loaded:
+        load(False)
+    return loaded[0]
 
 
 def make_plan(data: DataConfig, runtime: RuntimeConfig, world: World, **differences: object) -> Plan:

@@ -188,13 +188,6 @@ def test_fp16_trains_with_its_scaler(words: list[str], capsys: Capture) -> None:
     assert all(torch.isfinite(v).all() for v in state["model"].values())
 
 
-def test_fp16_trains_with_its_scaler(words: list[str], capsys: Capture) -> None:
-    folder, _ = run(words, "fp16", capsys, "runtime.amp=fp16", "run.limit_steps=3")  # very slow on a CPU
-    state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
-    assert state["updater"]["scaler"]["scale"] > 0
-    assert all(torch.isfinite(v).all() for v in state["model"].values())
-
-
 def test_evaluation_uses_the_averaged_weights(data: Path, words: list[str], capsys: Capture) -> None:
     folder, _ = run(words, "ema", capsys, "optim.ema_decay=0.99")
     averaged = load_file(folder / "student.safetensors")

@@ -270,6 +270,8 @@ class Trainer:
         self.closed = min(state["position"]["closed"], self.done // self.steps_per_epoch)
         if self.done >= self.total_steps:
             self.closed = state["position"]["closed"]
+        if self.closed < state["position"]["closed"] and self.world.leader:
+            self.run.checkpoints.best.unlink(missing_ok=True)  # it may be of the cut epoch, which now goes on
         self.resumed = state["resumed"] + 1
         self.wall_before = state["wall_seconds"]
         self.clock = Clock(**state["clock"])

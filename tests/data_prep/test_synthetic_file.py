@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cli
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,16 +75,16 @@ def test_other_content_is_seen(changes: dict[str, np.ndarray], message: str, wri
 
 @pytest.mark.parametrize("argv", [[], ["out="], ["here"], ["out=a", "b=c"], ["--out", "a"]])
 def test_bad_arguments(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert prep.main(argv) == 2
-    assert capsys.readouterr().err.startswith("usage: ")
+    code, _, err = cli.call(prep, argv, capsys)
+    assert code == 2 and err.startswith("error: ")
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    assert prep.main(["--help"]) == 0
-    assert "out=DIR" in capsys.readouterr().out
+    code, out, _ = cli.call(prep, ["--help"], capsys)
+    assert code == 0 and "out=required" in out
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    assert prep.main([f"out={tmp_path / 'file'}"]) == 2
-    assert capsys.readouterr().err.startswith("error: cannot write the synthetic set to ")
+    code, _, err = cli.call(prep, [f"out={tmp_path / 'file'}"], capsys)
+    assert code == 2 and err.startswith("error: cannot write the synthetic set to ")

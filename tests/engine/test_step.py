@@ -1,0 +1,83 @@
+"""The step under torch.compile: one graph, the numbers of the eager one, no recompilation while values change."""
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import mini_cifar
+import pytest
+import ranks
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from pipeline.contracts import Batch, ModelOutput
+from pipeline.distillers import DISTILLERS
+from pipeline.engine.step import DistillationStep, StepOutput
+from pipeline.models import MODELS
+
+
+def step_of(method: str) -> DistillationStep:
+    torch.manual_seed(0)
+    kind = DISTILLERS.get(method)
+    return DistillationStep(MODELS.get("resnet8")(num_classes=10), kind(kind.Config()), contextlib.nullcontext)
+
+
+def arguments(seed: int, rows: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, ModelOutput, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(rows, 3, 16, 16, generator=generator)
+    teacher = torch.randn(rows, 10, generator=generator)
+    label = torch.arange(rows) % 10
+    return image, label, label + 100 * seed, ModelOutput(teacher, teacher), torch.tensor(float(seed))
+
+
+@pytest.mark.parametrize("method", DISTILLERS.names())
+def test_one_graph_same_numbers(method: str) -> None:
+    eager, compiled = step_of(method), step_of(method)
+    counter = CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+    run: Callable[..., StepOutput] = torch.compile(compiled, fullgraph=True, backend=counter)
+    for seed in range(3):
+        found, wanted = run(*arguments(seed)), eager(*arguments(seed))
+        assert torch.allclose(found.loss, wanted.loss, rtol=1e-6) and found.terms.keys() == wanted.terms.keys()
+        found.loss.backward()
+        wanted.loss.backward()
+    for a, b in zip(compiled.parameters(), eager.parameters(), strict=True):
+        assert a.grad is not None and torch.allclose(a.grad, b.grad, rtol=1e-4, atol=1e-6)
+    assert counter.frame_count == 1
+
+
+def test_half_precision_losses_are_float32() -> None:
+    step = step_of("kd")
+    step.autocast = lambda: torch.autocast("cpu", torch.bfloat16)
+    result = step(*arguments(0))
+    assert result.loss.dtype == torch.float32 and result.logits_BK.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(16, 1), (16, 4), (7, 3), (2, 5)])
+def test_slices_add_up(rows: int, parts: int) -> None:
+    index = torch.arange(rows)
+    batch = Batch(image_BCHW=torch.zeros(rows, 3, 4, 4), label_B=index, index_B=index, view=3, share=1.25)
+    slices = batch.split(parts)
+    assert torch.equal(torch.cat([s.index_B for s in slices]), index)
+    assert sum(s.share for s in slices) == pytest.approx(1.25) and all(s.view == 3 for s in slices)
+    assert len(slices) == min(parts, rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
+def test_training_compiled_by_inductor(count: int, tmp_path: Path) -> None:
+    data = mini_cifar.write(tmp_path / "data")
+    words = [
+        "dataset=cifar100", f"data.root={data}", "pair=resnet20-resnet8", "method=kd", "teacher.checkpoint=none",
+        "data.batch_size=32", "optim.epochs=1", f"run.dir={tmp_path}", "runtime.device=cpu", "log.tensorboard=false",
+    ]  # fmt: skip
+    for name, mode in (("eager", "off"), ("compiled", "default")):
+        code, text = ranks.run_train([*words, f"run.name={name}", f"runtime.compile={mode}"], count, tmp_path / name)
+        assert code == [0] * count, text
+    eager, compiled = (
+        torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["model"]
+        for name in ("eager", "compiled")
+    )
+    assert eager.keys() == compiled.keys()
+    for key in eager:
+        assert torch.allclose(eager[key].float(), compiled[key].float(), rtol=1e-2, atol=1e-2), key
