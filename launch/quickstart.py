@@ -37,8 +37,10 @@ class QuickstartConfig(BaseModel):
     seeds: int = Field(3, ge=1, description="runs of each kind")
     first_seed: int = Field(0, ge=0, description="first seed")
     out: str = Field("runs/quickstart", description="folder of the runs")
-    teacher: str = Field("resnet20", description="teacher network")
+    teacher: str = Field("resnet14", description="teacher network")
+    teacher_epochs: int = Field(9, ge=1, description="epochs of the teacher")
     student: str = Field("resnet8", description="student network")
+    student_epochs: int = Field(4, ge=1, description="epochs of the student, alone and distilled")
     jobs: int = Field(0, ge=0, description="runs side by side, one thread each; 0 = one per core")
 
 
@@ -74,17 +76,18 @@ def run_all(config: QuickstartConfig) -> dict[str, list[Summary]]:
     """Summaries by kind: teacher, alone, distilled. A student waits for the teacher of its own seed."""
     seeds = range(config.first_seed, config.first_seed + config.seeds)
     teachers: dict[int, Future[Summary]] = {}
+    student = (f"model={config.student}", f"optim.epochs={config.student_epochs}", "run.eval_every=2")
+    teacher = (f"model={config.teacher}", f"optim.epochs={config.teacher_epochs}", "run.eval_every=3")
 
     def distil(seed: int) -> Summary:
         teachers[seed].result()
         checkpoint = f"teacher.checkpoint={config.out}/teacher/seed{seed}"
-        networks = (f"teacher.model={config.teacher}", f"student.model={config.student}")
-        return train(config, "distilled", seed, "method=kd", *networks, checkpoint)
+        return train(config, "distilled", seed, "method=kd", f"teacher.model={config.teacher}", *student, checkpoint)
 
     # Teachers go first into the queue, so that no waiting student can keep them out.
     with ThreadPoolExecutor(config.jobs or os.cpu_count() or 1) as pool:
-        teachers.update({s: pool.submit(train, config, "teacher", s, f"model={config.teacher}") for s in seeds})
-        alone = [pool.submit(train, config, "alone", s, f"model={config.student}") for s in seeds]
+        teachers.update({s: pool.submit(train, config, "teacher", s, *teacher) for s in seeds})
+        alone = [pool.submit(train, config, "alone", s, *student) for s in seeds]
         distilled = [pool.submit(distil, s) for s in seeds]
         groups = {"teacher": list(teachers.values()), "alone": alone, "distilled": distilled}
         try:

@@ -28,7 +28,7 @@ def load_synthetic(root: Path | None = None, split: str = "train", download: boo
     check_split(split)
     path = None if root is None else root / FILE
     pixels_NHWC, label_N = _read(path, split) if path is not None and path.exists() else generate(SPEC, split)
-    names = tuple(f"{'abcdefghij'[k // 4]}{k % 4}" for k in range(SPEC.classes))
+    names = tuple(f"{'abcdefghij'[k // SPEC.group]}{k % SPEC.group}" for k in range(SPEC.classes))
     return ArraySet(name="synthetic", split=split, label_N=label_N, class_names=names, pixels_NHWC=pixels_NHWC)
 
 

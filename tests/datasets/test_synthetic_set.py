@@ -9,13 +9,12 @@ import pytest
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS
 from pipeline.datasets.synthetic import SPEC
-from pipeline.datasets.synthetic_pixels import Draws, class_marks, generate
-from pipeline.datasets.synthetic_shapes import MARKS, TEXTURES
+from pipeline.datasets.synthetic_pixels import Draws, generate, patterns
 
 # SHA-256 over pixels [N, 32, 32, 3], then labels as little-endian int64. A change here is a new version of the set.
 RECORDED = {
-    "train": "df16c0d545a60c34d367d8849741602571dbdcf03673781c31ec7921b2bc9860",
-    "test": "928a2faca41fb0de496dc2c4b1f269487e8d2a0a2cd4cabedad7a451f4587ade",
+    "train": "ca40053f2a548702bdaba8a7a2b2d1cf697c48a40669fd39e8cf0383174c6ef2",
+    "test": "deff45f23aaae104e1fd3530c64514e3c2bcebb5e4f6f9e0a639e75dd0378a41",
 }
 
 
@@ -51,40 +50,47 @@ def test_splits_and_versions_differ() -> None:
 
 
 def test_wrong_labels_are_in_the_training_split_only() -> None:
-    small = replace(SPEC, train=2000, test=200, side=8, marks=0, label_noise=0.3)
-    truth = np.arange(2000) % SPEC.classes
-    wrong = generate(small, "train")[1] != truth
-    assert abs(wrong.mean() - 0.3) < 0.04  # four standard deviations
-    moved = generate(small, "train")[1][wrong]
-    assert abs((moved // 4 == truth[wrong] // 4).mean() - (0.5 + 0.5 * 3 / 11)) < 0.08
+    small = replace(SPEC, train=4000, test=200, side=8, label_noise=0.3)
+    truth = np.arange(4000) % SPEC.classes
+    label = generate(small, "train")[1]
+    wrong = label != truth
+    expected = 0.3 * (1 - 0.5 / SPEC.classes)  # a label drawn from all classes may be the right one
+    assert abs(wrong.mean() - expected) < 0.03  # four standard deviations
+    inside = (label[wrong] // SPEC.group == truth[wrong] // SPEC.group).mean()
+    chance = 0.5 * (SPEC.group - 1) / SPEC.classes
+    assert abs(inside - (0.5 + chance) / (0.5 + 0.5 * (SPEC.classes - 1) / SPEC.classes)) < 0.06
     assert (generate(small, "test")[1] == truth[:200]).all()
 
 
-def test_no_single_part_tells_the_class() -> None:
-    pairs = [tuple(pair) for pair in class_marks(np.arange(20)).tolist()]
-    texture = [label // 4 for label in range(20)]
-    assert len({(*pair, t) for pair, t in zip(pairs, texture, strict=True)}) == 20  # all parts together do
-    for label in range(20):
-        same_texture = [k for k in range(20) if texture[k] == texture[label]]
-        assert len(same_texture) == 4
-        for mark in pairs[label]:
-            assert sum(mark in pairs[k] for k in same_texture) == 2
-    assert len(set(pairs)) < 20  # some pairs are told apart by the texture only
+def test_patterns_are_bilinear_between_control_points() -> None:
+    field = patterns(SPEC)
+    width = SPEC.side + SPEC.shift
+    assert field.shape == (SPEC.classes, SPEC.prototypes, width, width, 3) and np.abs(field).max() <= 1
+    bend = np.abs(np.diff(field, 2, axis=2)).max(axis=(0, 1, 3, 4)) > 1e-5
+    assert bend.sum() <= 2 * (SPEC.grid - 2)  # straight but for the control points
 
 
-def test_shapes_are_bounded_and_distinct() -> None:
-    at = np.linspace(-1.6, 1.6, 65, dtype=np.float32)
-    u, v = np.meshgrid(at, at)
-    inside = [mark(u, v) > 0 for mark in MARKS]
-    for cover in inside:
-        assert 0.05 < cover[(abs(u) <= 1) & (abs(v) <= 1)].mean() < 0.8
-        assert not cover[np.maximum(abs(u), abs(v)) > 1.3].any()
-    for a, b in ((a, b) for i, a in enumerate(inside) for b in inside[:i]):
-        assert (a & b).sum() < 0.8 * (a | b).sum()
-    x, y = at[None, :], at[:, None]
-    for texture in TEXTURES:
-        wave = np.broadcast_to(texture(x, y), (65, 65))
-        assert wave.dtype == np.float32 and wave.min() >= -1 and wave.max() <= 1
+def test_classes_of_a_group_are_alike() -> None:
+    field = patterns(SPEC).reshape(SPEC.classes, SPEC.prototypes, -1)
+    like = np.corrcoef(field[:, 0])
+    group = np.arange(SPEC.classes) // SPEC.group
+    same = (group[:, None] == group) & ~np.eye(SPEC.classes, dtype=bool)
+    assert like[same].mean() > 0.35 and abs(like[group[:, None] != group].mean()) < 0.1
+
+
+def test_a_picture_is_what_the_definition_says() -> None:
+    """Without noise, blending, shift and wrong labels each test picture is gain * pattern + light, maybe mirrored."""
+    plain = replace(SPEC, noise=0.0, mix=0.0, shift=0, light=0.0, contrast=80.0, test=40)
+    pixels, label = generate(plain, "test")
+    field = patterns(plain)
+    for picture, k in zip(pixels.astype(np.float64) - 128, label, strict=True):
+        errors = []
+        for pattern in field[k].astype(np.float64):
+            for view in (pattern, pattern[:, ::-1]):
+                gain = (picture * view).sum() / (view * view).sum()
+                errors.append((np.abs(picture - gain * view).max(), gain))
+        error, gain = min(errors)
+        assert error < 0.75 and 0.59 * plain.contrast < gain < 1.41 * plain.contrast
 
 
 def test_draws() -> None:
