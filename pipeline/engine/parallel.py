@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import inspect
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -154,9 +155,10 @@ def wrap_step(step: nn.Module, runtime: RuntimeConfig, world: World) -> nn.Modul
         step.compile(mode=COMPILE_MODES[runtime.compile])
     if world.ranks == 1:
         return step
-    return DistributedDataParallel(
-        step, broadcast_buffers=False, bucket_cap_mb=runtime.bucket_mb, gradient_as_bucket_view=True
-    )
+    # Buffers stay each rank's own; torch 2.13 renamed the switch.
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    own_buffers: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return DistributedDataParallel(step, bucket_cap_mb=runtime.bucket_mb, gradient_as_bucket_view=True, **own_buffers)
 
 
 def unreduced(step: nn.Module, last: bool) -> AbstractContextManager[object]:
