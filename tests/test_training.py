@@ -1,6 +1,7 @@
 """The main job from outside: what a run prints and leaves, and what makes two runs equal."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,15 @@ def test_fp16_trains_with_its_scaler(words: list[str], capsys: Capture) -> None:
     state = torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
     assert state["updater"]["scaler"]["scale"] > 0
     assert all(torch.isfinite(v).all() for v in state["model"].values())
+
+
+def test_weights_and_biases_offline(words: list[str], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder, _ = run(words, "wb", capsys, "log.wandb=true", "log.wandb_offline=true", "run.limit_steps=1")
+    assert len(list(folder.glob("wandb/offline-run-*/*.wandb"))) == 1
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    _, text = run(words, "none", capsys, "log.wandb=true", "run.limit_steps=1", expect=2)
+    assert "needs the package wandb: pip install 'stillhouse[wandb]'" in text
 
 
 def test_evaluation_uses_the_averaged_weights(data: Path, words: list[str], capsys: Capture) -> None:

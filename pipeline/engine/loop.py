@@ -23,7 +23,7 @@ from pipeline.engine.schedule import learning_rate
 from pipeline.engine.state import State, capture, restore
 from pipeline.engine.step import DistillationStep, StepOutput
 from pipeline.engine.summary import best_record, finish_text, summarise
-from pipeline.engine.trackers import open_trackers
+from pipeline.engine.trackers import Tracker, open_trackers
 from pipeline.engine.update import Updater
 
 
@@ -77,9 +77,9 @@ class Trainer:
         if finished is not None:
             self.reporter.note(f"already complete: {finish_text(finished, self.run.folder)}")
             return finished
-        trackers = (
-            open_trackers(self.config.log, self.run.folder, self.config, self.closed) if self.world.leader else []
-        )
+        trackers: list[Tracker] = []
+        log, folder = self.config.log, self.run.folder
+        self.world.on_leader(lambda: trackers.extend(open_trackers(log, folder, self.config, self.closed)))
         interrupts = Interrupts(self.world)
         try:
             while self.closed < self.epochs:

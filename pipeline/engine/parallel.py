@@ -157,7 +157,9 @@ def wrap_step(step: nn.Module, runtime: RuntimeConfig, world: World) -> nn.Modul
         return step
     # Buffers stay each rank's own; torch 2.13 renamed the switch.
     known = inspect.signature(DistributedDataParallel.__init__).parameters
-    own_buffers: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    own_buffers: dict[str, Any] = {
+        "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False
+    }
     return DistributedDataParallel(step, bucket_cap_mb=runtime.bucket_mb, gradient_as_bucket_view=True, **own_buffers)
 
 
