@@ -73,20 +73,23 @@ def wait_for_step(run: Path, seconds: float = 60) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_killed_at_random_moments(count: int, data: Path, tmp_path: Path) -> None:
-    codes, text = ranks.run_train(words(data, tmp_path, "unbroken"), count, tmp_path / "unbroken.log")
+    line, whole = (words(data, tmp_path, name, "optim.epochs=5") for name in ("broken", "unbroken"))
+    codes, text = ranks.run_train(whole, count, tmp_path / "unbroken.log")
     assert codes == [0] * count, text
+    made = json.loads((tmp_path / "unbroken" / "summary.json").read_text())
+    step_seconds = made["wall_seconds"] / made["steps"]  # ten kills, each within a step or two: 35 steps are enough
     rng = random.Random(count)
     broken = tmp_path / "broken"
     kills = 0
     while kills < KILLS and not (broken / "summary.json").exists():
-        processes = ranks.start(ranks.train, (words(data, tmp_path, "broken"),), count, tmp_path / f"kill{kills}.log")
+        processes = ranks.start(ranks.train, (line,), count, tmp_path / f"kill{kills}.log")
         wait_for_step(broken)
-        time.sleep(rng.uniform(0, 0.06))
+        time.sleep(rng.uniform(0, step_seconds))
         for process in processes:
             process.kill()
         ranks.finish(processes)
         kills += 1
-    codes, text = ranks.run_train(words(data, tmp_path, "broken"), count, tmp_path / "last.log")
+    codes, text = ranks.run_train(line, count, tmp_path / "last.log")
     assert codes == [0] * count, text
     assert kills == KILLS
     assert json.loads((broken / "summary.json").read_text())["resumed"] == KILLS
