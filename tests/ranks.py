@@ -68,7 +68,7 @@ def train(argv: list[str]) -> None:
     entry.run(module.main, module.help_text, module.FAILURES)
 
 
-def run_train(argv: list[str], ranks: int, log: Path) -> tuple[list[int | None], str]:
+def run_train(argv: list[str], ranks: int, log: Path, seconds: float = 120) -> tuple[list[int | None], str]:
     """(exit codes, what was printed) of a whole training."""
-    codes = finish(start(train, (argv,), ranks, log))
+    codes = finish(start(train, (argv,), ranks, log), seconds)
     return codes, "".join(Path(f"{log}.{rank}").read_text() for rank in range(ranks))

@@ -64,20 +64,21 @@ def test_slices_add_up(rows: int, parts: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
-def test_training_compiled_by_inductor(count: int, tmp_path: Path) -> None:
+def test_training_compiled_by_inductor(tmp_path: Path) -> None:
+    """Two steps: inductor takes about a minute for each of the two graphs, teacher and step, on one core."""
     data = mini_cifar.write(tmp_path / "data")
     words = [
         "dataset=cifar100", f"data.root={data}", "pair=resnet20-resnet8", "method=kd", "teacher.checkpoint=none",
-        "data.batch_size=32", "optim.epochs=1", f"run.dir={tmp_path}", "runtime.device=cpu", "log.tensorboard=false",
+        "data.batch_size=32", "run.limit_steps=2", f"run.dir={tmp_path}", "runtime.device=cpu", "log.tensorboard=false",
     ]  # fmt: skip
     for name, mode in (("eager", "off"), ("compiled", "default")):
-        code, text = ranks.run_train([*words, f"run.name={name}", f"runtime.compile={mode}"], count, tmp_path / name)
-        assert code == [0] * count, text
+        line = [*words, f"run.name={name}", f"runtime.compile={mode}"]
+        code, text = ranks.run_train(line, 1, tmp_path / name, seconds=500)
+        assert code == [0], text
     eager, compiled = (
         torch.load(tmp_path / name / "checkpoints" / "last.pt", weights_only=True)["model"]
         for name in ("eager", "compiled")
     )
     assert eager.keys() == compiled.keys()
     for key in eager:
-        assert torch.allclose(eager[key].float(), compiled[key].float(), rtol=1e-2, atol=1e-2), key
+        assert torch.allclose(eager[key].float(), compiled[key].float(), rtol=1e-3, atol=1e-4), key
