@@ -30,4 +30,4 @@ def test_the_example_is_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     label = torch.arange(4)
     batch = Batch(image_BCHW=torch.zeros(4, 3, 8, 8), label_B=label, index_B=label)
     terms = method(ModelOutput(student, student), ModelOutput(teacher.detach(), teacher), batch, torch.zeros(()))
-    assert float(terms["mse"]) == pytest.approx(0.5 * float(((student - teacher) ** 2).mean()), rel=1e-6)
+    assert terms["mse"].item() == pytest.approx(0.5 * ((student - teacher) ** 2).mean().item(), rel=1e-6)
