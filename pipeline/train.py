@@ -25,6 +25,7 @@ from pipeline.engine.parallel import World
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import RunDir
 from pipeline.engine.summary import seeds_text
+from pipeline.models import MODELS
 
 FAILURES: dict[type[Exception], int] = {
     interrupts.Interrupted: interrupts.EXIT_CODE,
@@ -35,7 +36,7 @@ FAILURES: dict[type[Exception], int] = {
 
 def help_text() -> str:
     """What --help prints."""
-    parts = {"methods": DISTILLERS.names(), "models": NAMES["student.model"].__self__.names()}  # type: ignore[attr-defined]
+    parts = {"methods": DISTILLERS.names(), "models": MODELS.names()}
     known = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in parts.items())
     codes = "exit codes: 0 done, 2 bad configuration or input, 75 stopped by a signal (start again to go on), 1 other"
     return describe(__doc__ or "", TrainConfig, f"\n{known}\n{codes}")

@@ -9,7 +9,7 @@ import importlib
 from types import ModuleType
 from typing import Any
 
-import torch
+from torch.library import Library
 
 _KEPT: list[Any] = []  # the schemas live as long as their Library object
 SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
@@ -23,7 +23,7 @@ def torchvision() -> ModuleType:
         if "nms" not in str(error):
             raise
     if not _KEPT:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library = Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             library.define(name + SCHEMA)
         _KEPT.append(library)

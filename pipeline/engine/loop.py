@@ -240,9 +240,7 @@ class Trainer:
         state: State = capture(self.module, self.updater, self.meters, self.world)
         state |= {
             "format": 1,
-            "fingerprint": self.config.fingerprint(),
             "position": {"done": self.done, "closed": self.closed, "steps_per_epoch": self.steps_per_epoch},
-            "loader": self.parts.train.state_dict(),
             "clock": {"images": self.clock.images, "seconds": self.clock.seconds},
             "resumed": self.resumed,
             "wall_seconds": self._wall(),
