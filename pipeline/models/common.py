@@ -27,6 +27,13 @@ class Network(Protocol):
     def stages(self) -> list[nn.Module]:
         """One module per entry of `features`, holding the weights between it and the entry before."""
 
+    def bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """One BN per stage after the stem: its output is preact_features[i], or becomes it by adding the shortcut.
+
+        Of a network without preact_features it ends features[i] in the same sense. [] where several layers share an
+        end (a concatenation, a block with several branches), or where some features are activated and others not.
+        """
+
     def __call__(self, image_BCHW: Tensor, features: bool = False) -> ModelOutput:
         """Any image size that leaves at least one pixel after the strides."""
 
@@ -34,6 +41,16 @@ class Network(Protocol):
 def last_widths(stages: list[nn.Module]) -> list[int]:
     """Output channels of the last convolution in each module."""
     return [[m for m in stage.modules() if isinstance(m, nn.Conv2d)][-1].out_channels for stage in stages]
+
+
+def reachable_as(name: str, layer: nn.Linear) -> nn.Linear:
+    """`layer`, made its own attribute `name`. No module, parameter or key is added.
+
+    For a network whose published last layer is classifier.1 and whose property `classifier` covers that Sequential:
+    torch.export and torch.func.functional_call walk such a key attribute by attribute.
+    """
+    layer.__dict__[name] = layer
+    return layer
 
 
 def global_mean(map_BCHW: Tensor) -> Tensor:

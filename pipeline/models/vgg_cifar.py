@@ -2,7 +2,8 @@
 
 Keys as in RepDistiller's and mdistiller's vgg.py: block{0..4}.{3i,3i+1} (conv with bias, BN), classifier. Initial
 weights: see `initialise`; classifier weight N(0, 0.01), bias 0, as there. Pools over the whole map; a fourth
-max-pooling is done for images of height 64 only, as there.
+max-pooling is done for images of height 64 only, as there. With a re-parameterised block (KDrefine's repvgg.py) each of
+these pairs is one entry, the block: block{0..4}.{2i}.*, and no convolution has a bias in training form.
 """
 
 from collections.abc import Sequence
@@ -13,37 +14,37 @@ from torch import Tensor, nn
 
 from pipeline.contracts import ModelOutput
 from pipeline.models import MODELS
+from pipeline.models.blocks import conv_bn_layers, last_bns
 from pipeline.models.common import global_mean, initialise, last_widths
 
 WIDTHS = (64, 128, 256, 512, 512)
 TALL = 64
 
 
-def _block(in_channels: int, out_channels: int, convolutions: int) -> nn.Sequential:
+def _block(in_channels: int, out_channels: int, convolutions: int, block: str | None) -> nn.Sequential:
     """conv, BN, ReLU, ..., conv, BN: without the last ReLU, which forward applies."""
     layers: list[nn.Module] = []
     for _ in range(convolutions):
-        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        layers += [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+        layers += [*conv_bn_layers(block, in_channels, out_channels, 3, bias=True), nn.ReLU(inplace=True)]
         in_channels = out_channels
     return nn.Sequential(*layers[:-1])
 
 
 class CifarVGG(nn.Module):
-    """convolutions: how many each of the five blocks has.
+    """convolutions: how many each of the five blocks has; block: see `conv_bn`.
 
     features: ReLU of each block, before the pooling that follows (block0 counts as the stem); preact_features: the BN
     outputs, except for entry 0, which is features[0].
     """
 
-    def __init__(self, *, convolutions: Sequence[int], num_classes: int) -> None:
+    def __init__(self, *, convolutions: Sequence[int], num_classes: int, block: str | None = None) -> None:
         super().__init__()
         zero, one, two, three, four = convolutions
-        self.block0 = _block(3, WIDTHS[0], zero)
-        self.block1 = _block(WIDTHS[0], WIDTHS[1], one)
-        self.block2 = _block(WIDTHS[1], WIDTHS[2], two)
-        self.block3 = _block(WIDTHS[2], WIDTHS[3], three)
-        self.block4 = _block(WIDTHS[3], WIDTHS[4], four)
+        self.block0 = _block(3, WIDTHS[0], zero, block)
+        self.block1 = _block(WIDTHS[0], WIDTHS[1], one, block)
+        self.block2 = _block(WIDTHS[1], WIDTHS[2], two, block)
+        self.block3 = _block(WIDTHS[2], WIDTHS[3], three, block)
+        self.block4 = _block(WIDTHS[3], WIDTHS[4], four, block)
         self.classifier = nn.Linear(WIDTHS[4], num_classes)
         initialise(self)
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
@@ -57,6 +58,10 @@ class CifarVGG(nn.Module):
     def stages(self) -> list[nn.Module]:
         """[block0, ..., block4]."""
         return list(self._blocks())
+
+    def bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """The last BN of block1 to block4; [] with a block of several branches."""
+        return last_bns(self._blocks()[1:])
 
     def _blocks(self) -> tuple[nn.Sequential, ...]:
         return self.block0, self.block1, self.block2, self.block3, self.block4
@@ -86,3 +91,4 @@ for _name, _convolutions in {
     "vgg19": (2, 2, 4, 4, 4),
 }.items():
     MODELS.register(_name)(partial(CifarVGG, convolutions=_convolutions))
+MODELS.register("repvgg8")(partial(CifarVGG, convolutions=(1, 1, 1, 1, 1), block="ambb"))

@@ -6,6 +6,7 @@ Pools over the whole map; at 32 it is their avg_pool2d(8).
 """
 
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -90,6 +91,11 @@ class WideResNet(nn.Module):
         """[conv1, block1, block2, block3]; the last BN belongs to none, as in the published two-stage methods."""
         return [self.conv1, self.block1, self.block2, self.block3]
 
+    def bn_before_relu(self) -> list[nn.BatchNorm2d]:
+        """[first bn1 of block2, first bn1 of block3, bn1]: each normalises the raw sum of the stage before it."""
+        firsts = (cast(WideBlock, block.layer[0]) for block in (self.block2, self.block3))
+        return [*(first.bn1 for first in firsts), self.bn1]
+
     def forward(self, image_BCHW: Tensor, features: bool = False) -> ModelOutput:
         """features: [B, C_i, H_i, W_i] at strides 1, 1, 2, 4."""
         stem_BCHW = self.conv1(image_BCHW)
@@ -110,8 +116,8 @@ class WideResNet(nn.Module):
 
     @torch.no_grad()
     def _update_again(self, *maps: Tensor) -> None:
-        for name, map_BCHW in zip(("block2.layer.0.bn1", "block3.layer.0.bn1", "bn1"), maps, strict=True):
-            self.get_submodule(name)(map_BCHW)
+        for norm, map_BCHW in zip(self.bn_before_relu(), maps, strict=True):
+            norm(map_BCHW)
 
 
 for _depth, _widen in ((16, 1), (16, 2), (40, 1), (40, 2)):

@@ -6,6 +6,7 @@ the crc32 rule that the manifest tells.
 
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,11 @@ DTYPES = {"f32": torch.float32, "f64": torch.float64}
 
 @dataclass(frozen=True)
 class Case:
-    """One call of a reference: hyper-parameters, inputs by name, expected arrays by '<out or grad>/<name>'."""
+    """One call of a reference: hyper-parameters, inputs by name, expected arrays by '<out or grad>/<name>'.
+
+    epoch: the reference's epoch number where its loss depends on it, else None. parameter_specs: shapes of the
+    reference's own modules by its key; strides: step of the samples kept of a large gradient.
+    """
 
     folder: Path
     file: str
@@ -28,6 +33,10 @@ class Case:
     hyper: dict[str, Any]
     input_specs: dict[str, dict[str, Any]]
     arrays: Any = field(repr=False)
+    parameter_specs: dict[str, Any] = field(default_factory=dict)
+    one_plus: frozenset[str] = frozenset()
+    epoch: int | None = None
+    strides: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.folder.name}/{self.file}/{self.name}"
@@ -36,13 +45,28 @@ class Case:
         """Leaves that require a gradient where they are real numbers."""
         found = {}
         for name, spec in self.input_specs.items():
-            key = f"{self.name}/in/{name}"
-            array = self.arrays[key] if key in self.arrays else made(name, spec)
-            tensor = torch.from_numpy(np.array(array))
-            if tensor.is_floating_point():
-                tensor = tensor.to(DTYPES[precision]).requires_grad_()
-            found[name] = tensor
+            found[name] = self._leaf(f"{self.name}/in/{name}", lambda n=name, s=spec: made(n, s), precision)
         return found
+
+    def parameters(self, precision: str) -> dict[str, Tensor]:
+        """The reference's own parameters and BN statistics by its keys, by the rule (.05 times a normal)."""
+        found = {}
+        for key, spec in self.parameter_specs.items():
+            stored = f"{self.name}/{'par' if isinstance(spec, list) else 'param'}/{key}"
+            found[key] = self._leaf(stored, lambda k=key, s=spec: self._made_parameter(k, s), precision)
+        return found
+
+    def _made_parameter(self, key: str, spec: Any) -> np.ndarray:
+        if not isinstance(spec, list):
+            return made(key, spec)
+        values = np.random.RandomState(zlib.crc32(key.encode()) & 0xFFFFFFFF).standard_normal(spec) * 0.05
+        if key.endswith("running_var"):
+            values = 1 + np.abs(values)
+        return (values + (key in self.one_plus)).astype(np.float32)
+
+    def _leaf(self, key: str, make: Callable[[], np.ndarray], precision: str) -> Tensor:
+        tensor = torch.from_numpy(np.array(self.arrays[key] if key in self.arrays else make()))
+        return tensor.to(DTYPES[precision]).requires_grad_() if tensor.is_floating_point() else tensor
 
     def expected(self, precision: str) -> dict[str, np.ndarray]:
         """What the reference gave, by the rest of its key: 'loss', 'grad/logit_s' ..."""
@@ -51,8 +75,13 @@ class Case:
 
 
 def made(name: str, spec: dict[str, Any]) -> np.ndarray:
-    """An input that is not stored, by the crc32 rule."""
-    kind, shape, *scale = spec["recipe"]
+    """An input or parameter that is not stored, by the crc32 rule of either manifest."""
+    if "gen" in spec:
+        rule = spec["gen"]
+        kind, shape, scale = "relu" if rule.get("relu") else "normal", spec["shape"], [rule["scale"]]
+        name = rule["key"]
+    else:
+        kind, shape, *scale = spec["recipe"]
     state = np.random.RandomState(zlib.crc32(name.encode()) & 0xFFFFFFFF)
     if kind == "int":
         return state.randint(0, scale[0], shape)
@@ -73,11 +102,18 @@ def cases_in(folder: Path) -> list[Case]:
 
     if "cases" in manifest:
         return [
-            Case(folder, c["file"], c["case"], c["method"], c["hyper"], c["inputs"], load(c["file"]))
+            Case(
+                folder, c["file"], c["case"], c["method"], c["hyper"], c["inputs"], load(c["file"]),
+                parameter_specs=c.get("params", {}), epoch=c.get("epoch"),
+                strides={k: g["stride"] for k, g in c.get("grads", {}).items() if "stride" in g},
+            )  # fmt: skip
             for c in manifest["cases"]
         ]
     return [
-        Case(folder, file, name, file.removesuffix(".npz"), c["hyper"], c["inputs"], load(file))
+        Case(
+            folder, file, name, file.removesuffix(".npz"), c["hyper"], c["inputs"], load(file),
+            parameter_specs=c.get("params", {}), one_plus=frozenset(c.get("bn_weight_is_one_plus", ())),
+        )  # fmt: skip
         for file, content in manifest["files"].items()
         for name, c in content["cases"].items()
     ]

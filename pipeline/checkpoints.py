@@ -1,0 +1,142 @@
+"""Published teachers: which releases hold what (configs/teachers.yaml), and where their files lie on this machine."""
+
+import functools
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.contracts import InputError
+
+TABLE = Path(__file__).resolve().parents[1] / "configs" / "teachers.yaml"
+RUN_FILE = "student.safetensors"
+FETCH = "python data_prep/fetch_teachers.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """One file of a release. file: its address below Release.base; holds: network -> file below the chosen folder.
+
+    sha256: of the published file, hex, None where it is not known; unpack: folder that an archive's members go to, None
+    for a file that is itself the checkpoint.
+    """
+
+    file: str
+    sha256: str | None
+    holds: Mapping[str, str]
+    unpack: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What a project published. base: address that all files have in common, ending in '/'; licence: of the weights."""
+
+    name: str
+    dataset: str
+    page: str
+    licence: str
+    base: str = ""
+    files: tuple[Published, ...] = ()
+
+    @property
+    def networks(self) -> dict[str, str]:
+        """File below the chosen folder by network, as its folder spells it."""
+        return {name: path for file in self.files for name, path in file.holds.items()}
+
+
+@functools.cache
+def _table() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(TABLE.read_text())
+    return content
+
+
+def releases() -> dict[str, Release]:
+    """All known releases by name."""
+    return {
+        name: Release(**{**row, "name": name, "files": tuple(Published(**file) for file in row["files"])})
+        for name, row in _table()["releases"].items()
+    }
+
+
+def find_checkpoint(model: str, dataset: str, root: Path) -> Path:
+    """Weights of `model` for `dataset` below `root`, as RepDistiller, SimKD, mdistiller, R2KD or our runs lay them out.
+
+    model: a registered name (cifar/resnet50) or a published one (ResNet50). Published weights come first, then own runs
+    (<dataset>/vanilla/<model>/seed*, lowest seed). Raises InputError that says what is expected, where, and how to get
+    it.
+    """
+    root = root.expanduser()
+    try:
+        found = next(_candidates(model, dataset, root), None)
+    except OSError as error:
+        raise InputError(f"{error.filename or root} cannot be read: {error.strerror}") from None
+    if found is None:
+        raise InputError(_advice(model, dataset, root))
+    return found
+
+
+def spelled(model: str, published: str) -> bool:
+    """Whether `published` is how projects write the network `model` (a registered name, or a published one)."""
+    exact = _table()["spellings"]
+    wanted = exact.get(model.lower() if "/" in model else model, model if model in exact.values() else None)
+    if wanted or published in exact.values():
+        return bool(wanted == published)
+    return model.rpartition("/")[2].lower() == published.lower()
+
+
+def _candidates(model: str, dataset: str, root: Path) -> Iterator[Path]:
+    for folder in (*_table()["folders"].get(dataset, ()), dataset, "."):
+        yield from _in_folder(root / folder, model, dataset)
+    for folder in ("runs", "."):
+        runs = (root / folder / dataset / "vanilla" / model).glob(f"seed*/{RUN_FILE}")
+        yield from sorted(runs, key=lambda path: _number(path.parent.name))
+
+
+def _in_folder(folder: Path, model: str, dataset: str) -> Iterator[Path]:
+    """`<name>_vanilla/...` and `<name>_best.pth` in one folder. Names come from the disk, as some disks ignore case."""
+    if not folder.is_dir():
+        return
+    names, of = sorted(entry.name for entry in folder.iterdir()), re.escape(dataset)
+    for name in names:
+        part = re.fullmatch(rf"(.+?)_(vanilla(_{of}_.*)?|{of}_.*)", name, re.IGNORECASE)
+        if part and spelled(model, part[1]) and (folder / name).is_dir():
+            yield from _files(folder / name, model)
+    yield from _named(folder, names, model)
+
+
+def _files(folder: Path, model: str) -> Iterator[Path]:
+    """Checkpoints in a folder of one network: last periodic one, best, last, or whatever its only file is."""
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith(".") and entry.is_file())
+    periodic = [name for name in names if re.fullmatch(r"ckpt_epoch_\d+\.pth", name)]
+    yield from (folder / name for name in sorted(periodic, key=_number, reverse=True))
+    yield from _named(folder, names, model)
+    if len(names) == 1:
+        yield folder / names[0]
+
+
+def _named(folder: Path, names: list[str], model: str) -> Iterator[Path]:
+    for ending in ("_best.pth", "_last.pth"):
+        yield from (folder / n for n in names if n.endswith(ending) and spelled(model, n.removesuffix(ending)))
+
+
+def _number(name: str) -> int:
+    digits = re.search(r"\d+", name)
+    return int(digits[0]) if digits else 0
+
+
+def _advice(model: str, dataset: str, root: Path) -> str:
+    nothing = f"no weights of {model} for {dataset} below {root}"
+    here = [release for release in releases().values() if release.dataset == dataset]
+    for release in here:
+        name = next((name for name in release.networks if spelled(model, name)), None)
+        if name:
+            expected = f"{root / release.networks[name]} of release {release.name}"
+            return f"{nothing}: expected {expected}; {FETCH} release={release.name} out={shlex.quote(str(root))}"
+    known = sorted({name for release in here for name in release.networks})
+    published = f"published are {', '.join(known)}" if known else "none are published"
+    instead = _table()["instead"].get(dataset, f"train them: method=vanilla dataset={dataset} model={model}")
+    return f"{nothing}, and no known release holds them ({published}); give a file or run folder, or {instead}"

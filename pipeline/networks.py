@@ -1,0 +1,96 @@
+"""Networks with weights: from keys of a configuration to a module that is ready to run. For entry points only."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.checkpoints import find_checkpoint
+from pipeline.contracts import InputError, Shapes
+from pipeline.models.blocks import fit_form
+from pipeline.models.build import build
+from pipeline.models.external import preprocessing
+from pipeline.weights import Part, load_into, read_state
+
+AUTO, UNTRAINED = "auto", "none"
+
+
+def make(
+    name: str,
+    *,
+    num_classes: int,
+    image_size: int,
+    checkpoint: str | None = None,
+    dataset: str = "",
+    root: str = "teachers",
+    part: Part = "student",
+    options: Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """The network `name` with first weights, or those of `checkpoint`, checked to take images of image_size pixels.
+
+    checkpoint: a file, a run folder, `auto` (what is published for the data set: looked for under `root`, or the
+    library's own for timm:NAME and torchvision:NAME) or `none`. Raises InputError.
+    """
+    given = {key: value for key, value in (options or {}).items() if value is not None}
+    if checkpoint == AUTO and ":" in name:
+        network = build(name, num_classes=num_classes, pretrained=True, **given)
+    else:
+        network = build(name, num_classes=num_classes, **given)
+        if checkpoint is not None and checkpoint != UNTRAINED:
+            file = find_checkpoint(name, dataset, Path(root)) if checkpoint == AUTO else Path(checkpoint)
+            fill(network, file, part=part)
+    check_size(network, name, image_size)
+    return network
+
+
+def fill(network: nn.Module, file: Path, *, part: Part = "student") -> None:
+    """Loads `file` strictly; a deployed (folded) form of the network is recognised by its keys."""
+    fit_form(network, read_state(file, part=part))
+    load_into(network, file, part=part)
+
+
+def classes_in(file: str, name: str, options: Mapping[str, Any], part: Part = "student") -> int:
+    """How many classes the weights in `file` of a network `name` tell apart. Raises InputError."""
+    given = {key: value for key, value in options.items() if value is not None}
+    with torch.device("meta"):
+        network = build(name, num_classes=2, **given)
+    heads = [key for key, value in network.named_parameters() if value is network.classifier.weight]
+    state = read_state(Path(file), part=part)
+    if not heads or heads[0] not in state:
+        raise InputError(f"{file}: holds no {heads[0] if heads else 'classifier'}, so it is no {name}")
+    return state[heads[0]].shape[0]
+
+
+def own_preprocessing(name: str, checkpoint: str | None) -> dict[str, Any]:
+    """mean, std, image_size and interpolation that a library's pretrained weights want; {} for all others."""
+    return preprocessing(name) or {} if checkpoint == AUTO and ":" in name else {}
+
+
+@torch.no_grad()
+def shapes_of(network: nn.Module, image_size: int) -> Shapes:
+    """What the network returns for one image, probed in eval mode: no statistic moves. It may lie on any device."""
+    was_training = network.training
+    where = next(network.parameters())
+    network.eval()
+    output = network(where.new_zeros(1, 3, image_size, image_size), features=True)
+    network.train(was_training)
+    features, preact = (
+        tuple(tuple(map_BCHW.shape[1:]) for map_BCHW in maps) for maps in (output.features, output.preact_features)
+    )
+    return Shapes(output.logits_BK.shape[1], output.pooled_BD.shape[1], features, preact)
+
+
+@torch.no_grad()
+def check_size(network: nn.Module, name: str, image_size: int) -> None:
+    """Raises InputError when the network cannot take images of image_size pixels."""
+    was_training = network.training
+    network.eval()
+    try:
+        network(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"model {name} cannot take images of {image_size} x {image_size} pixels: {reason}") from None
+    finally:
+        network.train(was_training)
