@@ -1,32 +1,59 @@
-"""Official archives: where they come from, their checksums, and safe unpacking."""
+"""Official archives: where they come from, their checksums, and safe unpacking.
 
+A member that is no plain file or folder (link, device, pipe), or that points outside the folder it is unpacked to,
+makes the whole archive refused.
+"""
+
+import contextlib
 import hashlib
-import http.client
+import lzma
 import os
 import shutil
+import stat
 import tarfile
 import tempfile
-import urllib.request
+import zipfile
 import zlib
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import IO, NamedTuple
 
 from pipeline.contracts import InputError
+from pipeline.datasets.downloads import CHUNK, fetch
 
-CHUNK = 1 << 20
-TIMEOUT_SECONDS = 30.0
+ZIP_START = b"PK\x03\x04"
+# What the readers raise on damaged and cut files, wrong passwords and unknown compression.
+DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A tar.gz of one folder. md5: of the archive file, hex; base_url ends in '/'; folder: its one top-level folder."""
+    """A tar or zip of one folder. md5: of the archive, hex; base_url ends in '/'; folder: its one top-level folder."""
 
     file: str
     folder: str
     md5: str
     base_url: str
+
+
+class Member(NamedTuple):
+    """One entry of an archive. plain: a file; folder: a folder; neither: a link, a device, a pipe."""
+
+    name: str
+    plain: bool
+    folder: bool
+    open: Callable[[], IO[bytes] | None]
 
 
 def md5_of(path: Path) -> str:
@@ -45,27 +72,12 @@ def check_sum(path: Path, archive: Archive, source: str) -> None:
 
 
 def download(archive: Archive, root: Path) -> Path:
-    """Fetches the archive into `root` under a temporary name, checks it, renames it. Returns its path.
+    """Fetches the archive into `root`, resumed where a former call broke off, and checked. Returns its path.
 
     Raises InputError without a network, on a wrong checksum, and when `root` cannot be written.
     """
     url = archive.base_url + archive.file
-    target = root / archive.file
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{archive.folder}-", dir=root) as scratch:
-            part = Path(scratch) / archive.file
-            with _open(url) as reply, part.open("wb") as handle:
-                shutil.copyfileobj(reply, handle, CHUNK)
-            check_sum(part, archive, url)
-            part.replace(target)
-    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: an address that is none
-        raise InputError(f"could not fetch {url} into {root}: {error}; put {archive.file} there by hand") from None
-    return target
-
-
-def _open(url: str) -> AbstractContextManager[BinaryIO]:
-    return urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS)
+    return fetch(url, root / archive.file, check=lambda part: check_sum(part, archive, url))
 
 
 def unpack(archive: Archive, path: Path) -> Path:
@@ -77,32 +89,88 @@ def unpack(archive: Archive, path: Path) -> Path:
     """
     check_sum(path, archive, str(path))
     target = path.parent / archive.folder
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{archive.folder}-", dir=path.parent) as scratch:
-            with tarfile.open(path, "r:gz") as tar:
-                for member in tar:
-                    _write_member(tar, member, archive, Path(scratch), path)
-            _rename(Path(scratch) / archive.folder, target)
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise InputError(f"could not unpack {path}: {error}") from None
+    with scratch_beside(target) as scratch:
+        extract(path, scratch, lambda name: scratch.joinpath(*name.parts), top=archive.folder)
+        try:
+            _rename(scratch / archive.folder, target)
+        except (OSError, tarfile.TarError) as error:
+            raise InputError(f"could not unpack {path}: {error}") from None
     return target
 
 
-def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, archive: Archive, scratch: Path, path: Path) -> None:
-    """Writes one plain file. Own code: tarfile's filter="data" is missing from Python before 3.11.4."""
+@contextlib.contextmanager
+def scratch_beside(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target`, on the same file system."""
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
+    except OSError as error:
+        raise InputError(f"cannot write into {target.parent}: {error.strerror}") from None
+    with scratch as name:
+        yield Path(name)
+
+
+def extract(
+    path: Path, scratch: Path, place: Callable[[PurePosixPath], Path | None], top: str | None = None
+) -> list[Path]:
+    """Writes the members of `path` that `place` gives a file for (inside `scratch`), and returns these files.
+
+    top: the one folder that all members must lie in. Raises InputError.
+    """
+    written = []
+    try:
+        with members(path) as found:
+            for member in found:
+                name = safe_name(member, path, top)
+                target = place(name) if member.plain else None
+                if target is not None:
+                    _write(member, target)
+                    written.append(target)
+        os.sync()  # once: 120,000 small files of Tiny-ImageNet synced one by one take many minutes
+    except DAMAGED as error:
+        raise InputError(f"could not unpack {path}: {' '.join(str(error).split())}") from None
+    return written
+
+
+def safe_name(member: Member, path: Path, top: str | None) -> PurePosixPath:
+    """The member's name. Raises InputError when it is no plain file or folder that lies inside."""
     name = PurePosixPath(member.name)
-    inside = name.parts[:1] == (archive.folder,) and ".." not in name.parts
-    if not inside or not (member.isfile() or member.isdir()):
-        raise InputError(f"{path} holds {member.name!r}, which is no plain file inside {archive.folder}/: refused")
-    source = tar.extractfile(member)
+    inside = ".." not in name.parts and not name.is_absolute() and (top is None or name.parts[:1] == (top,))
+    if not inside or not (member.plain or member.folder):
+        where = f"{top}/" if top else "the archive"
+        raise InputError(f"{path} holds {member.name!r}, which is no plain file inside {where}: refused")
+    return name
+
+
+@contextlib.contextmanager
+def members(path: Path) -> Iterator[Iterator[Member]]:
+    """All entries of a zip, or of a tar with any compression, told apart by their first bytes.
+
+    zipfile.is_zipfile looks at the end: it takes a tar of torch's checkpoints (zips themselves) for a zip.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(len(ZIP_START))
+    if head == ZIP_START:
+        with zipfile.ZipFile(path) as packed:
+            yield (_zip_member(packed, info) for info in packed.infolist())
+    else:
+        with tarfile.open(path) as tar:
+            yield (Member(m.name, m.isfile(), m.isdir(), partial(tar.extractfile, m)) for m in tar)
+
+
+def _zip_member(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:
+    kind = stat.S_IFMT(info.external_attr >> 16)  # 0 when it was not packed on Unix
+    return Member(
+        info.filename, not info.is_dir() and kind in (0, stat.S_IFREG), info.is_dir(), partial(packed.open, info)
+    )
+
+
+def _write(member: Member, target: Path) -> None:
+    source = member.open()
     if source is None:
         return
-    target = scratch.joinpath(*name.parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     with source, target.open("xb") as handle:
         shutil.copyfileobj(source, handle, CHUNK)
-        handle.flush()
-        os.fsync(handle.fileno())
 
 
 def _rename(whole: Path, target: Path) -> None:

@@ -2,8 +2,10 @@
 
 import http.server
 import io
+import stat
 import tarfile
 import threading
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +16,7 @@ import cifar_files
 import pytest
 
 from pipeline.contracts import InputError
-from pipeline.datasets.archives import Archive, download, unpack
+from pipeline.datasets.archives import Archive, download, extract, unpack
 from pipeline.datasets.cifar import CIFAR100, load_cifar
 
 
@@ -119,6 +121,84 @@ def test_members_outside_are_refused(bad: tarfile.TarInfo, tmp_path: Path) -> No
     with pytest.raises(InputError, match="no plain file inside cifar-100-python/: refused"):
         unpack(archive, path)
     assert [p.name for p in root.iterdir()] == [path.name] and [p.name for p in tmp_path.iterdir()] == ["root"]
+
+
+def zip_of(path: Path, *members: tuple[zipfile.ZipInfo | str, bytes]) -> Archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for info, content in members:
+            packed.writestr(info, content)
+    return cifar_files.with_sum(CIFAR100, path).archive
+
+
+def zip_entry(name: str, kind: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, (kind | 0o644) << 16
+    return info
+
+
+def test_zip(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    archive = zip_of(
+        path, ("cifar-100-python/", b""), ("cifar-100-python/a/b", b"deep"), ("cifar-100-python/c", b"flat")
+    )
+    folder = unpack(archive, path)
+    assert {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()} == {
+        "a/b": b"deep",
+        "c": b"flat",
+    }
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "../escaped",
+        "cifar-100-python/../../escaped",
+        "/tmp/escaped",
+        "escaped",
+        zip_entry("cifar-100-python/link", stat.S_IFLNK),
+        zip_entry("cifar-100-python/pipe", stat.S_IFIFO),
+        zip_entry("cifar-100-python/device", stat.S_IFBLK),
+    ],
+    ids=lambda bad: getattr(bad, "filename", bad),
+)
+def test_bad_members_of_a_zip_are_refused(bad: zipfile.ZipInfo | str, tmp_path: Path) -> None:
+    path = tmp_path / "root" / "x.zip"
+    path.parent.mkdir()
+    archive = zip_of(path, ("cifar-100-python/train", b"good"), (bad, b"../../escaped"))
+    with pytest.raises(InputError, match="no plain file inside cifar-100-python/: refused"):
+        unpack(archive, path)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert [p.name for p in tmp_path.iterdir()] == ["root"]
+
+
+def test_a_damaged_zip(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    zip_of(path, ("cifar-100-python/train", bytes(50_000)), ("cifar-100-python/test", b"good"))
+    content = path.read_bytes()
+    for bad in (content[:-10], content[:60] + b"####" + content[64:]):
+        path.write_bytes(bad)
+        with pytest.raises(InputError, match="could not unpack"):
+            unpack(cifar_files.with_sum(CIFAR100, path).archive, path)
+        assert [p.name for p in tmp_path.iterdir()] == ["x.zip"]
+
+
+def test_a_tar_whose_last_member_is_a_zip_is_a_tar(tmp_path: Path) -> None:
+    zip_of(tmp_path / "inner", ("data", b"1"))
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(tmp_path / "inner", "cifar-100-python/checkpoint")
+    assert zipfile.is_zipfile(tmp_path / "x.tar")
+    folder = unpack(cifar_files.with_sum(CIFAR100, tmp_path / "x.tar").archive, tmp_path / "x.tar")
+    assert (folder / "checkpoint").read_bytes() == (tmp_path / "inner").read_bytes()
+
+
+def test_extract_takes_what_is_wanted_and_looks_at_all(tmp_path: Path) -> None:
+    path, scratch = tmp_path / "x.zip", tmp_path / "scratch"
+    zip_of(path, ("a/one", b"1"), ("a/two", b"2"))
+    assert extract(path, scratch, lambda name: scratch / "1" if name.name == "one" else None) == [scratch / "1"]
+    assert (scratch / "1").read_bytes() == b"1" and len(list(scratch.iterdir())) == 1
+    zip_of(path, ("a/one", b"1"), ("../two", b"2"))
+    with pytest.raises(InputError, match="no plain file inside the archive: refused"):
+        extract(path, tmp_path / "other", lambda name: None)
 
 
 def test_no_archive_at_all(tmp_path: Path) -> None:

@@ -1,0 +1,135 @@
+"""Tiny-ImageNet (Stanford CS231n 2015): 200 classes, 100,000 + 10,000 images of 64 px, as published or sorted anew.
+
+root/wnids.txt; root/train/WNID/images/* (or train/WNID/*); root/val/images/* with root/val/val_annotations.txt, or
+root/val/WNID/images/* (or val/WNID/*), which is what most users make of it. The published test images have no labels:
+the test split is val. Cut copies exist, so counts are not compared with the published ones.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.contracts import InputError
+from pipeline.datasets import DATASETS
+from pipeline.datasets.archives import Archive, download, unpack
+from pipeline.datasets.image_set import FileSet, check_split
+
+ARCHIVE = Archive(
+    file="tiny-imagenet-200.zip",
+    folder="tiny-imagenet-200",
+    md5="90528d7ca1a48142e341f4ef8d21d0de",
+    base_url="http://cs231n.stanford.edu/",
+)
+WNIDS, ANNOTATIONS, IMAGES = "wnids.txt", "val_annotations.txt", "images"
+EXTENSIONS = (".jpeg", ".jpg", ".png")
+FOLDERS = {"train": "train", "test": "val"}
+
+
+@DATASETS.register("tiny_imagenet", "tiny-imagenet", "tinyimagenet", "tiny")
+def load_tiny_imagenet(root: Path | None = None, split: str = "train", download: bool = False) -> FileSet:
+    """Classes are the sorted wnids (wnids.txt is not sorted); files are sorted by class, then name, as torchvision's.
+
+    Raises InputError, one line: no wnids.txt, a class without images, a validation image without a label or the other
+    way round, an unknown class.
+    """
+    check_split(split)
+    try:
+        folder = _folder(root, download)
+        wnids = _read_wnids(folder / WNIDS)
+        found = sorted(_labelled(folder, split, wnids))
+    except OSError as error:
+        raise InputError(f"{error.filename or root} cannot be read: {error.strerror}") from None
+    empty = sorted(set(range(len(wnids))) - {label for label, _ in found})
+    if empty:
+        raise InputError(f"class {wnids[empty[0]]!r} is empty: no image of it in {folder / FOLDERS[split]}")
+    return FileSet(
+        name="tiny_imagenet",
+        split=split,
+        label_N=np.array([label for label, _ in found], dtype=np.int64),
+        class_names=wnids,
+        root=folder,
+        paths=tuple(path for _, path in found),
+    )
+
+
+def _folder(root: Path | None, fetch: bool) -> Path:
+    """The folder that holds wnids.txt: `root` or root/tiny-imagenet-200."""
+    if root is None:
+        raise InputError(
+            f"tiny_imagenet needs data.root: the folder that holds {WNIDS}, train/ and val/, or its parent"
+        )
+    for folder in (root, root / ARCHIVE.folder):
+        if (folder / WNIDS).is_file():
+            return folder
+    packed = root / ARCHIVE.file
+    if fetch and not packed.is_file():
+        download(ARCHIVE, root)
+    if packed.is_file():
+        return unpack(ARCHIVE, packed)
+    above = next((up for up in root.resolve().parents if (up / WNIDS).is_file()), None)
+    hint = f"data.root={above} holds one" if above else f"get {ARCHIVE.base_url}{ARCHIVE.file}, or data.download=true"
+    raise InputError(
+        f"no {WNIDS} in {root} or {root / ARCHIVE.folder}: {hint} (a copy without it is read by dataset=folder)"
+    )
+
+
+def _read_wnids(path: Path) -> tuple[str, ...]:
+    """All classes, sorted."""
+    wnids = path.read_text(errors="replace").split()
+    doubled = next((wnid for wnid in wnids if wnids.count(wnid) > 1), None)
+    if not wnids or doubled:
+        raise InputError(f"{path} " + (f"lists class {doubled!r} twice" if doubled else "lists no class"))
+    return tuple(sorted(wnids))
+
+
+def _labelled(folder: Path, split: str, wnids: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+    """(label, path below `folder`) of all images."""
+    part = folder / FOLDERS[split]
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    entries = _names(part, folders=True)
+    sorted_anew = [name for name in entries if name in label_of]
+    if split == "test" and not sorted_anew:
+        yield from _annotated(part, label_of)
+        return
+    unknown = sorted(entries - label_of.keys() - {IMAGES})
+    if unknown:
+        raise InputError(f"{part / unknown[0]} is no class of {folder / WNIDS}")
+    left = _images(part / IMAGES) if IMAGES in entries else set()
+    if left:
+        raise InputError(f"{part} is half sorted: classes have folders, but {len(left)} images are still in {IMAGES}/")
+    for wnid in sorted_anew:
+        below = f"{wnid}/{IMAGES}" if (part / wnid / IMAGES).is_dir() else wnid
+        for name in _images(part / below):
+            yield label_of[wnid], f"{part.name}/{below}/{name}"
+
+
+def _annotated(part: Path, label_of: dict[str, int]) -> Iterator[tuple[int, str]]:
+    """val/images as published, labelled by val_annotations.txt: file, wnid, box, separated by tabs."""
+    table = part / ANNOTATIONS
+    if not table.is_file():
+        raise InputError(f"{part} holds neither {ANNOTATIONS} nor a folder for each class")
+    present, listed = _images(part / IMAGES), set()
+    for number, line in enumerate(table.read_text(errors="replace").splitlines(), start=1):
+        if not line.strip():
+            continue
+        name, wnid = [*line.split("\t"), ""][:2]
+        if wnid not in label_of:
+            raise InputError(f"{table}, line {number}: {wnid!r} is no class of {part.parent / WNIDS}")
+        if name not in present or name in listed:
+            fault = "is listed twice" if name in listed else f"is not in {part / IMAGES}"
+            raise InputError(f"{table}, line {number}: {name!r} {fault}")
+        listed.add(name)
+        yield label_of[wnid], f"{part.name}/{IMAGES}/{name}"
+    if len(listed) != len(present):
+        raise InputError(f"{table} lists {len(listed)} images, {part / IMAGES} holds {len(present)}")
+
+
+def _names(folder: Path, folders: bool) -> set[str]:
+    with os.scandir(folder) as entries:
+        return {e.name for e in entries if not e.name.startswith(".") and e.is_dir() == folders}
+
+
+def _images(folder: Path) -> set[str]:
+    return {name for name in _names(folder, folders=False) if name.lower().endswith(EXTENSIONS)}
