@@ -1,18 +1,23 @@
 """Weights of others and of our own as plain state dicts. No pickle code of a file ever runs.
 
+Besides what torch allows under weights_only, two things that published files hold beside their weights are read and
+dropped: the options of a run (argparse.Namespace, in RepDistiller's <model>_last.pth) and numbers of NumPy (best_acc).
+
 Layouts: {"model": ...} (RepDistiller, mdistiller, our checkpoints), {"state_dict": ...}, bare state dicts, safetensors,
 `module.` prefixes, whole distillers of mdistiller (keys module.student.*, module.teacher.*), run folders of ours.
 """
 
+import argparse
 import hashlib
 import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -28,6 +33,37 @@ WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and DDP; torch.compile
 PARTS = ("student.", "teacher.")
 ZIP_MAGIC = b"PK\x03\x04"
 SHOWN = 3
+NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+BYTE_ORDERS = ("<", ">", "|", "=")
+
+
+class _NumberType:
+    """Stands for numpy.dtype: the real one changes types that NumPy shares, when a file tells it to."""
+
+    def __init__(self, kind: str, *_: bool) -> None:
+        if kind not in NUMBERS:
+            raise pickle.UnpicklingError(f"GLOBAL numpy.dtype[{kind!r}]")
+        self.kind, self.order = kind, "|"
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if state[1] not in BYTE_ORDERS:
+            raise pickle.UnpicklingError(f"GLOBAL numpy.dtype with byte order {state[1]!r}")
+        self.order = state[1]
+
+
+def _number(of: _NumberType, content: bytes) -> float:
+    """Stands for NumPy's scalar."""
+    value: float = np.frombuffer(content, dtype=of.order + of.kind, count=1)[0].item()
+    return value
+
+
+# Names are those in the file; NumPy 2 renamed the module of `scalar`.
+ALLOWED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    argparse.Namespace,
+    (_NumberType, "numpy.dtype"),
+    (_number, "numpy.core.multiarray.scalar"),
+    (_number, "numpy._core.multiarray.scalar"),
+]
 
 
 def load_into(model: nn.Module, path: str | Path, *, part: Part = "student") -> None:
@@ -106,7 +142,7 @@ def _read_torch(file: Path, *, zipped: bool) -> Any:
     try:
         # torch.load does not look at the checksums that torch.save wrote: a flipped bit would become a weight.
         damaged = zipfile.ZipFile(file).testzip() if zipped else None
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):
             warnings.simplefilter("ignore")
             raw = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -3,11 +3,13 @@
 import argparse
 import os
 import pickle
+import types
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -59,6 +61,12 @@ LAYOUTS: dict[str, Callable[[State], Any]] = {
     "mdistiller student file": lambda s: {"model": s},
     "RepDistiller best file": lambda s: {"epoch": 240, "model": s, "best_acc": torch.tensor(75.6)},
     "SimKD": lambda s: {"epoch": 3, "best_acc": 1.5, "model": s},
+    "RepDistiller last file": lambda s: {
+        "opt": argparse.Namespace(lr=0.1, lr_decay_epochs=[150, 180], model="resnet8", path_t=None, cosine=False),
+        "model": s,
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]},
+    },
+    "best_acc of NumPy": lambda s: {"model": s, "best_acc": np.float64(75.6), "epoch": np.int64(3), "b": np.bool_(1)},
     "of ours": lambda s: {"model": s, "optimizer": {"state": {}, "param_groups": [{"lr": 0.1}]}, "step": 7, "rng": []},
     "state_dict beside a model's name": lambda s: {"model": "resnet", "state_dict": s},
     "DataParallel": lambda s: {"state_dict": under("module.", s)},
@@ -158,8 +166,8 @@ def test_pickle_code_is_refused_and_never_runs(protocol: int | None, whole: bool
 
 
 def test_refused_classes_are_named(tmp_path: Path) -> None:
-    torch.save({"opt": argparse.Namespace(lr=0.1), "model": Net().state_dict()}, tmp_path / "last")
-    assert "argparse.Namespace" in refusal(tmp_path / "last")
+    torch.save({"opt": types.SimpleNamespace(lr=0.1), "model": Net().state_dict()}, tmp_path / "last")
+    assert "types.SimpleNamespace" in refusal(tmp_path / "last")
     torch.save(Net(), tmp_path / "module")
     assert "Net" in refusal(tmp_path / "module")
     archive = torch._C.PyTorchFileWriter(str(tmp_path / "script"))
