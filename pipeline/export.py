@@ -1,0 +1,159 @@
+"""Write a network as it is served, checked against the original, with a model card; or count its parameters and FLOPs.
+
+python pipeline/export.py checkpoint=runs/cifar100/kd/resnet56-resnet20/seed0 to=onnx out=resnet20.onnx
+python pipeline/export.py checkpoint=FILE model=represnet20 dataset=cifar100 to=state_dict deploy=true
+python pipeline/export.py to=summary model=resnet8x4 dataset=cifar100
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+from torch import nn
+
+from pipeline import entry, networks
+from pipeline.assemble import ALIASES, NAMES
+from pipeline.config import ExportConfig, compose, describe
+from pipeline.contracts import InputError
+from pipeline.deployment.card import card_text, sha256_of, summary_text
+from pipeline.deployment.formats import FORMATS, SUFFIX
+from pipeline.deployment.inference import Inference, count_flops, count_parameters
+from pipeline.engine.files import write_text
+from pipeline.models.blocks import deploy
+from pipeline.run_keys import read_record, words_of_run
+
+KEYS = ("dataset", "student.model", "student.block")
+# Kernels, folded BN and other libraries round differently. Measured over all registered networks: see docs/networks.md.
+TOLERANCE = 1e-4
+CHECKED = 3
+IMAGENET_CLASSES = 1000  # where neither checkpoint nor data set says another number
+
+
+class CheckFailed(Exception):
+    """The exported file does not compute what the network computes."""
+
+
+FAILURES: dict[type[Exception], int] = {CheckFailed: 1}
+
+
+def help_text() -> str:
+    """What --help prints."""
+    return describe(__doc__ or "", ExportConfig, "\ncheckpoint= is student.checkpoint=; model= is student.model=")
+
+
+def original(config: ExportConfig) -> nn.Module:
+    """The network in the form of its checkpoint, in eval mode."""
+    student = config.student
+    if student.model is None:
+        raise InputError("give model=NAME, or checkpoint= a run folder")
+    options = student.args | {"block": student.block}
+    classes = config.num_classes
+    if classes is None and student.checkpoint not in (None, networks.AUTO, networks.UNTRAINED):
+        classes = networks.classes_in(str(student.checkpoint), student.model, options, config.part)
+    network = networks.make(
+        student.model,
+        num_classes=classes or IMAGENET_CLASSES,
+        image_size=config.data.image_size,
+        checkpoint=student.checkpoint,
+        dataset=config.dataset or "",
+        root=config.root,
+        part=config.part,
+        options=options,
+    )
+    return network.eval()
+
+
+def summarise(config: ExportConfig, network: nn.Module) -> dict[str, Any]:
+    """Parameters, FLOPs and stage maps of both forms."""
+    size = config.data.image_size
+    deployed = deploy(copy.deepcopy(network))
+    with torch.no_grad():
+        output = network(torch.zeros(1, 3, size, size), features=True)
+    return {
+        "model": config.student.model,
+        "num_classes": output.logits_BK.shape[1],
+        "image_size": size,
+        "parameters": count_parameters(network),
+        "parameters_deployed": count_parameters(deployed),
+        "flops": count_flops(network, size),
+        "flops_deployed": count_flops(deployed, size),
+        "stages": [list(map_BCHW.shape[1:]) for map_BCHW in output.features],
+    }
+
+
+def write_checked(served: Inference, source: Inference, config: ExportConfig, path: Path) -> dict[str, float]:
+    """Writes `served` to `path` under a temporary name, compares the file with `source` and renames it."""
+    size = config.data.image_size
+    generator = torch.Generator().manual_seed(0)
+    image_BCHW = torch.randn(CHECKED, 3, size, size, generator=generator)
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        run = FORMATS.get(config.to)(served, image_BCHW[:2], temporary)
+        with torch.no_grad():
+            wanted_BK = source(image_BCHW)
+            worst = max(float((run(image_BCHW[:n]) - wanted_BK[:n]).abs().max()) for n in (1, CHECKED))
+        relative = worst / float(wanted_BK.abs().max())
+        if not relative <= TOLERANCE:
+            raise CheckFailed(f"{path} would differ from its source by {relative:.2g} of the largest logit: not written")
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"images": CHECKED, "max_abs": worst, "relative": relative}
+
+
+def export(config: ExportConfig) -> dict[str, Any]:
+    """Writes the file and its card; returns what the card says."""
+    if config.student.checkpoint is None:
+        raise InputError("give checkpoint=FILE, a run folder, auto, or none (first weights)")
+    network = original(config)
+    served = deploy(copy.deepcopy(network)) if config.deploy else network
+    path = Path(config.out or f"{str(config.student.model).replace('/', '-').replace(':', '-')}{SUFFIX[config.to]}")
+    if not path.parent.is_dir():
+        raise InputError(f"cannot write {path}: no folder {path.parent}")
+    check = write_checked(Inference(served), Inference(network), config, path)
+    facts = {
+        **read_record(str(config.student.checkpoint)),
+        "model": config.student.model,
+        "dataset": config.dataset,
+        "deployed": config.deploy,
+        "parameters": count_parameters(served),
+        "parameters_training": count_parameters(network),
+        "flops": count_flops(served, config.data.image_size),
+        "num_classes": served(torch.zeros(1, 3, *2 * [config.data.image_size])).logits_BK.shape[1],
+        "input": {"image_size": config.data.image_size, "mean": config.data.mean, "std": config.data.std},
+        "file": path.name,
+        "bytes": path.stat().st_size,
+        "sha256": sha256_of(path),
+        "check": check,
+        "licence": config.licence,
+    }
+    write_text(path.with_name(path.name + ".md"), card_text(facts))
+    return facts
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    config = compose(
+        ExportConfig,
+        words_of_run(argv) + argv,
+        aliases=ALIASES | {"checkpoint": "student.checkpoint"},
+        names={key: NAMES[key] for key in KEYS},
+    )
+    if config.to == "summary":
+        print(summary_text(summarise(config, original(config))))
+        return
+    facts = export(config)
+    print(f"{facts['file']}: {facts['parameters']:,} parameters, differs by {facts['check']['relative']:.2g} of the largest logit")
+    print(json.dumps({key: facts[key] for key in ("model", "file", "bytes", "sha256", "parameters", "flops", "check")}))
+
+
+if __name__ == "__main__":
+    entry.run(main, help_text, FAILURES)
