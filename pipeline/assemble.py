@@ -1,17 +1,19 @@
 """From a configuration to parts. Only entry points import this: here all kinds of parts meet."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from pipeline import views
+from pipeline import networks, views
 from pipeline.config import DataConfig, RuntimeConfig, TrainConfig, validate_arguments
-from pipeline.contracts import Distiller, InputError, Loader, Signal, TeacherSource
+from pipeline.contracts import Distiller, InputError, Loader, Setting, Signal, TeacherSource
 from pipeline.datasets import DATASETS, ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine.loop import Parts
@@ -19,22 +21,34 @@ from pipeline.engine.optimizers import OPTIMIZERS
 from pipeline.engine.parallel import World, autocast_factory, prepare_frozen, prepare_student
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
-from pipeline.models import MODELS
+from pipeline.models.blocks import BLOCKS, PLAIN
+from pipeline.models.build import resolve
+from pipeline.registry import Registry
 from pipeline.teachers import TEACHERS
 from pipeline.teachers.live import NoTeacher
-from pipeline.weights import load_into
+from pipeline.teachers.preprocess import Preprocess
 
 ALIASES = {"model": "student.model"}
+
+
+def _registered(registry: Registry[Any]) -> Callable[[str, Mapping[str, Any]], str]:
+    return lambda name, _: registry.canonical(name)
+
+
+def _network(name: str, keys: Mapping[str, Any]) -> str:
+    return resolve(name, keys.get("networks", "cifar"))
+
+
 NAMES = {
-    "dataset": DATASETS.canonical,
-    "method": DISTILLERS.canonical,
-    "student.model": MODELS.canonical,
-    "teacher.model": MODELS.canonical,
-    "teacher.source": TEACHERS.canonical,
-    "data.loader": LOADERS.canonical,
-    "optim.name": OPTIMIZERS.canonical,
+    "dataset": _registered(DATASETS),
+    "method": _registered(DISTILLERS),
+    "student.model": _network,
+    "student.block": lambda name, _: name if name == PLAIN else BLOCKS.canonical(name),
+    "teacher.model": _network,
+    "teacher.source": _registered(TEACHERS),
+    "data.loader": _registered(LOADERS),
+    "optim.name": _registered(OPTIMIZERS),
 }
-UNTRAINED = "none"
 
 
 @contextlib.contextmanager
@@ -113,24 +127,67 @@ def split_off(samples: int, count: int, seed: int) -> tuple[np.ndarray | None, n
 
 def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
     """The student with its first weights, or those of student.checkpoint."""
-    if config.student.model is None:
+    student = config.student
+    if student.model is None:
         raise InputError("no student: give pair=TEACHER-STUDENT, or model=")
     with seeded(config.seed, 0):
-        student = MODELS.get(config.student.model)(num_classes=num_classes)
-    if config.student.checkpoint:
-        load_into(student, Path(config.student.checkpoint))
-    return student
+        return networks.make(
+            student.model,
+            num_classes=num_classes,
+            image_size=config.data.image_size,
+            checkpoint=student.checkpoint,
+            dataset=config.dataset,
+            root=config.teacher.root,
+            options=student.args | {"block": student.block},
+        )
 
 
-def build_distiller(config: TrainConfig) -> Distiller:
-    """The method with its hyper-parameters. Raises InputError for a variant that it does not have."""
+def method_kind(config: TrainConfig) -> type[Distiller]:
+    """The method's class. Raises InputError for a variant that it does not have."""
     kind = DISTILLERS.get(config.method)
     if config.variant != "default" and config.variant not in kind.variants:
         raise InputError(
             f"method {config.method} has no variant {config.variant!r} (known: {', '.join(kind.variants)})"
         )
+    return kind
+
+
+def make_setting(config: TrainConfig, student: nn.Module, teacher: TeacherSource, images: ImageSet) -> Setting:
+    """What the method may know of the run."""
+    network = getattr(teacher, "network", None)
+    own_size = teacher_preprocess(config).image_size if network is not None else None
+    size = config.data.image_size
+    return Setting(
+        student=networks.shapes_of(student, size),
+        teacher=None if network is None else networks.shapes_of(network, own_size or size),
+        classifier=None if network is None else network.classifier,
+        norms=() if network is None else tuple(network.bn_before_relu()),
+        label_N=torch.from_numpy(images.label_N),
+        batch_size=config.data.batch_size,
+        epochs=config.optim.epochs,
+        seed=config.seed,
+    )
+
+
+def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
+    """The method with its hyper-parameters."""
+    kind = method_kind(config)
     with seeded(config.seed, 1):
-        return kind(validate_arguments(kind.Config, config.method_args))
+        return kind(validate_arguments(kind.Config, config.method_args), setting, config.variant)
+
+
+def teacher_preprocess(config: TrainConfig) -> Preprocess:
+    """The teacher's own mean, std and resolution: as configured, else of its library's weights, else the student's."""
+    data, teacher = config.data, config.teacher
+    own = networks.own_preprocessing(str(teacher.model), teacher.checkpoint)
+    return Preprocess(
+        data.mean,
+        data.std,
+        teacher.mean or own.get("mean", data.mean),
+        teacher.std or own.get("std", data.std),
+        teacher.image_size or own.get("image_size"),
+        teacher.interpolation or own.get("interpolation", "bilinear"),
+    )
 
 
 def build_teacher(
@@ -148,18 +205,28 @@ def build_teacher(
         raise InputError(f"method {config.method} needs a teacher: give pair=TEACHER-STUDENT, or teacher.model=")
     if teacher.checkpoint is None:
         raise InputError(
-            f"method {config.method} needs teacher.checkpoint=FILE with weights of {teacher.model} "
-            "(teacher.checkpoint=none runs an untrained one, for benchmarks)"
+            f"method {config.method} needs teacher.checkpoint=FILE with weights of {teacher.model} (auto: published "
+            "ones; none: an untrained teacher, for benchmarks)"
         )
+    prepare = teacher_preprocess(config)
 
     def make_network() -> nn.Module:
         with seeded(config.seed, 2):
-            network = MODELS.get(str(teacher.model))(num_classes=num_classes)
-        if teacher.checkpoint != UNTRAINED:
-            load_into(network, Path(str(teacher.checkpoint)), part="teacher")
+            network = networks.make(
+                str(teacher.model),
+                num_classes=num_classes,
+                image_size=prepare.image_size or config.data.image_size,
+                checkpoint=teacher.checkpoint,
+                dataset=config.dataset,
+                root=teacher.root,
+                part="teacher",
+                options=teacher.args,
+            )
         return prepare_frozen(network, config.runtime, world.device)
 
-    source = TEACHERS.get(teacher.source)(make_network, needs=needs, autocast=autocast)
+    source = TEACHERS.get(teacher.source)(
+        make_network, needs=needs, autocast=autocast, prepare=prepare.to(world.device)
+    )
     missing = needs & ~source.provides
     if missing:
         raise InputError(
@@ -171,11 +238,12 @@ def build_teacher(
 
 def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
     """All parts of a run, and the number of training images. Raises InputError."""
-    distiller = build_distiller(config)
+    kind = method_kind(config)
     train, evaluations, images = build_loaders(config, world)
     student = build_student(config, images.num_classes)
     autocast = autocast_factory(config.runtime, world.device)
-    teacher = build_teacher(config, distiller.needs, images.num_classes, world, autocast)
+    teacher = build_teacher(config, kind.needs, images.num_classes, world, autocast)
+    distiller = build_distiller(config, make_setting(config, student, teacher, images))
     parts = Parts(
         student=prepare_student(student, config.runtime, world),
         distiller=distiller.to(world.device),
@@ -188,7 +256,7 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
 
 
 def default_name(config: TrainConfig) -> str:
-    """<dataset>/<method>/<pair>/seed<k>; a run without a pair is named by its networks."""
+    """<dataset>/<method>/<pair>/seed<k>; a run without a pair is named by its networks, prefixes joined by a dash."""
     teacher, student = config.teacher.model, config.student.model
     pair = config.pair or (f"{teacher}-{student}" if teacher else student)
-    return f"{config.dataset}/{config.method}/{pair}/seed{config.seed}"
+    return f"{config.dataset}/{config.method}/{re.sub('[/:]', '-', str(pair))}/seed{config.seed}"

@@ -5,8 +5,8 @@ Shapes in names: B batch, C channels, H height, W width, K classes, D pooled wid
 
 import enum
 import itertools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -26,13 +26,38 @@ class Signal(enum.Flag):
     WEIGHTS = enum.auto()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A further view of each image that a method asks of the loader, besides its ordinary one.
+
+    kind: mixup, cutmix, cutout, autoaugment, randaugment or strong (MLKD's). alpha: of Beta(alpha, alpha) (mixup,
+    cutmix). size: side of the square in pixels (cutout). The law of views draws all of it.
+    """
+
+    kind: str
+    alpha: float = 1.0
+    size: int = 0
+
+
+class Mix(NamedTuple):
+    """How a mixed stream was made: image = weight * own + (1 - weight) * partner's, or the partner's inside a box.
+
+    weight: 0-d float32, the share of the own image (for cutmix the exact share of pixels); partner_B: int64 labels of
+    the partners.
+    """
+
+    weight: Tensor
+    partner_label_B: Tensor
+
+
 @dataclass(kw_only=True)
 class Batch:
     """One rank's part of one global batch, on the device.
 
     image_BCHW: normalised float32. label_B, index_B: int64; index_B is the position in the full training set (the key
     of caches and memory banks). view: number of the view, from 0. share: R * B_r / B, the factor that makes the mean
-    over ranks of local means equal the mean over the global batch, however uneven the ranks' rows are.
+    over ranks of local means equal the mean over the global batch, however uneven the ranks' rows are. streams: the
+    further views that the method declared, by name, shaped as image_BCHW; mixes: how the mixed ones were made.
     """
 
     image_BCHW: Tensor
@@ -40,6 +65,8 @@ class Batch:
     index_B: Tensor
     view: int = 0
     share: float = 1.0
+    streams: dict[str, Tensor] = field(default_factory=dict)
+    mixes: dict[str, Mix] = field(default_factory=dict)
 
     def split(self, parts: int) -> list["Batch"]:
         """`parts` consecutive slices (fewer when the batch has fewer rows) whose shares add up to this batch's."""
@@ -55,6 +82,8 @@ class Batch:
                 index_B=self.index_B[a:b],
                 view=self.view,
                 share=self.share * (b - a) / rows,
+                streams={name: image_BCHW[a:b] for name, image_BCHW in self.streams.items()},
+                mixes={name: Mix(mix.weight, mix.partner_label_B[a:b]) for name, mix in self.mixes.items()},
             )
             for a, b in itertools.pairwise(edges)
         ]
@@ -114,23 +143,105 @@ class TeacherSource(Protocol):
     def __call__(self, batch: Batch) -> ModelOutput | None: ...
 
 
+class Shapes(NamedTuple):
+    """What a network returns for one image: classes, pooled width, and (channels, height, width) of each map.
+
+    preact is () where the network has no pre-activation maps.
+    """
+
+    classes: int
+    pooled: int
+    features: tuple[tuple[int, int, int], ...]
+    preact: tuple[tuple[int, int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a method may know of the run that it is built for.
+
+    student, teacher: shapes at the run's image size. classifier: the teacher's last layer, frozen, for methods that
+    need WEIGHTS; norms: the teacher's BN before each stage's last ReLU (Network.bn_before_relu), likewise. label_N:
+    class of each training sample, int64, by its position in the full training set. batch_size: global.
+    """
+
+    student: Shapes
+    teacher: Shapes | None = None
+    classifier: nn.Linear | None = None
+    norms: tuple[nn.BatchNorm2d, ...] = ()
+    label_N: Tensor | None = None
+    batch_size: int = 64
+    epochs: int = 240
+    seed: int = 0
+
+
+class View(NamedTuple):
+    """A further batch that a method asked for, as both networks saw it."""
+
+    student: ModelOutput
+    teacher: ModelOutput | None
+    batch: Batch
+
+
+class FirstStage(NamedTuple):
+    """A stage before the training proper: its epochs and constant learning rate; the loop is the same."""
+
+    epochs: int
+    lr: float
+
+
 class Distiller(nn.Module):
     """A method: turns student and teacher outputs into named loss terms, which the engine sums.
 
     It owns its regressors, embeddings and memory banks, never a network; it never calls the teacher, never moves a
     tensor to a device, and knows nothing of DDP, AMP, caches or data sets. `Config` (a frozen keyword-only dataclass)
     holds its hyper-parameters; `variants` names its origins, the default first.
+
+    needs, student_features: what it reads of the teacher and whether it reads stage maps of the student. streams:
+    further views of each image that the loader must give. teacher_pass: whether `learn` wants one pass of the teacher
+    over the training set before the first step. first_stage: see FirstStage.
     """
 
     Config: ClassVar[type]
     variants: ClassVar[Mapping[str, str]] = {"paper": "the published formula; every known implementation agrees"}
     needs: Signal = Signal.LOGITS
     student_features: bool = False
+    teacher_pass: bool = False
+    first_stage: FirstStage | None = None
+
+    def __init__(self, config: Any, setting: Setting | None = None, variant: str = "default") -> None:
+        super().__init__()
+        self.config = config
+        self.variant = next(iter(self.variants)) if variant == "default" else variant
+        self.gather_rows: Callable[[Tensor], Tensor] = _own_rows
+
+    @property
+    def streams(self) -> Mapping[str, Stream]:
+        """Further views by name; {} for most methods."""
+        return {}
+
+    def gather(self, x_B: Tensor) -> Tensor:
+        """The rows of all ranks in the order of the global batch, with gradient; x_B itself on one rank.
+
+        For methods that relate the samples of a batch. Gather as little as the formula allows: the mean over the
+        global batch of a loss that treats samples one by one needs none.
+        """
+        return self.gather_rows(x_B)
+
+    def extra_batches(self, batch: Batch, teacher: ModelOutput | None) -> Sequence[Batch]:
+        """Further batches that the engine runs both networks on; they come back as `extra`, in order."""
+        return ()
+
+    def learn(self, logits_NK: Tensor, label_N: Tensor) -> None:
+        """Takes the teacher's logits over the training set, by sample, before the first step (teacher_pass)."""
 
     def forward(
-        self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor
+        self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         """Named scalar terms. `progress`: completed epochs with fraction, a 0-d tensor."""
+        raise NotImplementedError
+
+    def first_stage_terms(self, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+        """Named scalar terms of the first stage."""
         raise NotImplementedError
 
     def predict(self, student: ModelOutput) -> Tensor:
@@ -140,6 +251,10 @@ class Distiller(nn.Module):
     def added_parameters(self) -> int:
         """Number of trainable numbers that the method adds to the student."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
+
+
+def _own_rows(x_B: Tensor) -> Tensor:
+    return x_B
 
 
 def as_plain(value: Any) -> Any:

@@ -10,17 +10,16 @@ from pathlib import Path
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from pipeline import entry
+from pipeline import entry, networks
 from pipeline.assemble import ALIASES, NAMES, image_set, make_plan
 from pipeline.config import EvaluateConfig, compose, describe
 from pipeline.contracts import InputError
 from pipeline.engine import parallel
 from pipeline.engine.evaluate import evaluate
 from pipeline.loaders import LOADERS
-from pipeline.models import MODELS
-from pipeline.weights import load_into
+from pipeline.run_keys import words_of_run
 
-KEYS = ("dataset", "student.model", "data.loader")
+KEYS = ("dataset", "student.model", "student.block", "data.loader")
 
 
 def help_text() -> str:
@@ -35,27 +34,37 @@ def main(argv: list[str]) -> None:
     """The command line."""
     config = compose(
         EvaluateConfig,
-        argv,
+        words_of_run(argv) + argv,
         aliases=ALIASES | {"checkpoint": "student.checkpoint"},
         names={key: NAMES[key] for key in KEYS},
     )
-    model, checkpoint = config.student.model, config.student.checkpoint
-    if model is None or checkpoint is None:
-        raise InputError("give model=NAME and checkpoint=FILE")
+    student, data = config.student, config.data
+    if student.model is None or student.checkpoint is None:
+        raise InputError("give model=NAME and checkpoint=FILE (or a run folder, which knows its model)")
+    own = networks.own_preprocessing(student.model, student.checkpoint)
     with parallel.start(config.runtime) as world:
-        images = image_set(config.dataset, config.data, "test", world)
-        network = MODELS.get(model)(num_classes=images.num_classes)
-        load_into(network, Path(checkpoint), part=config.part)
+        images = image_set(config.dataset, data, "test", world)
+        network = networks.make(
+            student.model,
+            num_classes=images.num_classes,
+            image_size=data.image_size,
+            checkpoint=student.checkpoint,
+            dataset=config.dataset,
+            root=config.root,
+            part=config.part,
+            options=student.args | {"block": student.block},
+        )
         network = parallel.prepare_frozen(network, config.runtime, world.device)
-        plan = make_plan(config.data, config.runtime, world, train=False, batch_size=config.data.eval_batch_size)
+        pixels = {"mean": own.get("mean", data.mean), "std": own.get("std", data.std)}
+        plan = make_plan(data, config.runtime, world, train=False, batch_size=data.eval_batch_size, **pixels)
         autocast = parallel.autocast_factory(config.runtime, world.device)
         score = evaluate(
-            network, lambda out: out.logits_BK, LOADERS.get(config.data.loader)(images, plan), world, autocast
+            network, lambda out: out.logits_BK, LOADERS.get(data.loader)(images, plan), world, autocast
         )
         if world.leader:
-            names = {"dataset": config.dataset, "model": model, "checkpoint": checkpoint, "samples": score.samples}
-            counts = {"correct_top1": score.correct_top1, "correct_top5": score.correct_top5}
-            print(json.dumps({**names, **counts, "top1": score.top1, "top5": score.top5, "loss": score.loss}))
+            names = [config.dataset, student.model, student.checkpoint, score.samples]
+            counts = [score.correct_top1, score.correct_top5, score.top1, score.top5, score.loss]
+            print(json.dumps(dict(zip(FIELDS, names + counts, strict=True))))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pipeline.config.layers import read_yaml
 from pipeline.config.schema import (
     DataConfig,
     EvaluateConfig,
+    ExportConfig,
     LogConfig,
     OptimConfig,
     OutputConfig,
@@ -20,6 +21,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "HelpRequested",
     "LogConfig",
     "OptimConfig",

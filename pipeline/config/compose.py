@@ -21,7 +21,7 @@ from pipeline.nearest import hint
 
 FREE_FORM = "method_args"
 M = TypeVar("M", bound=BaseModel)
-Names = Mapping[str, Callable[[str], str]]
+Names = Mapping[str, Callable[[str, Mapping[str, Any]], str]]
 
 
 def parse_arguments(argv: list[str], aliases: Mapping[str, str], problems: Problems) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def canonical_names(nested: dict[str, Any], names: Names, problems: Problems) ->
         if flat.get(name) is None:
             continue
         try:
-            fixed.append(dotted(name, canonical(str(flat[name]))))
+            fixed.append(dotted(name, json.dumps(canonical(str(flat[name]), flat))))
         except LookupError as error:
             problems.append(str(error.args[0]))
     return merge(nested, *fixed)
@@ -130,8 +130,8 @@ def compose(
 ) -> M:
     """The configuration that `argv` asks for.
 
-    aliases: other spellings of keys; names: for each key that names a part, the function that gives its registered
-    spelling (or raises LookupError); arguments_of: the dataclass of a method's hyper-parameters, by its name. Raises
+    aliases: other spellings of keys; names: for each key that names a part, the function of its value and all keys that
+    gives its registered spelling (or raises LookupError); arguments_of: the dataclass of a method's hyper-parameters, by its name. Raises
     HelpRequested, or ConfigError with all problems at once.
     """
     problems: Problems = []
@@ -142,7 +142,8 @@ def compose(
     unknown_is_reported_by_its_layer: Problems = []
     given = canonical_names(given, {k: names[k] for k in uses if k in names}, unknown_is_reported_by_its_layer)
     own = {k: v for k, v in given.items() if k not in ("pair", "recipe")}  # their layers set the canonical spelling
-    below = [{k: v for k, v in layer.items() if k in schema.model_fields} for layer in layers_of(given, problems, uses)]
+    layers = layers_of(given, problems, uses, names.get("student.model"))
+    below = [{k: v for k, v in layer.items() if k in schema.model_fields} for layer in layers]
     nested = canonical_names(merge(*below, own), names, problems)
     if arguments_of is not None and not problems:
         try:

@@ -12,11 +12,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.config.keys import ConfigError, Problems
+from pipeline.config.keys import ConfigError, Problems, flatten
 from pipeline.nearest import hint, nearest
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SELECTORS = ("dataset", "pair", "method", "recipe")
+Canonical = Callable[[str, Mapping[str, Any]], str]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def find_pair(spelling: str, table: Mapping[str, Any]) -> str:
     prefixes: dict[str, list[str]] = table["spellings"]
 
     def spellings(model: str) -> list[str]:
-        plain = squash(model)
+        plain = squash(model.rpartition("/")[2])
         for full, short in prefixes.items():
             if plain.startswith(full):
                 return [plain] + [s + plain[len(full) :] for s in short]
@@ -82,8 +83,26 @@ def unfold(layer: dict[str, Any], chosen: Mapping[str, Any]) -> list[dict[str, A
     return [layer] + [e["set"] for e in exceptions if _applies(e["when"], chosen)]
 
 
-def layers_of(given: Mapping[str, Any], problems: Problems, uses: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The layers below the user's own, in order; `uses` are the selectors that the entry point knows."""
+def student_of(given: Mapping[str, Any], found: Mapping[str, dict[str, Any]], canonical: Canonical | None) -> str | None:
+    """The student's registered name without its prefix: what `when: {student: [...]}` is compared with."""
+    pair = found.get("pair", {})
+    model = flatten(dict(given)).get("student.model") or pair.get("student", {}).get("model")
+    if model is None or canonical is None:
+        return None
+    networks = given.get("networks") or found.get("dataset", {}).get("networks", "cifar")
+    try:
+        return canonical(str(model), {"networks": networks}).rpartition("/")[2]
+    except LookupError:
+        return None  # reported where the keys are validated
+
+
+def layers_of(
+    given: Mapping[str, Any], problems: Problems, uses: tuple[str, ...], network: Canonical | None = None
+) -> list[dict[str, Any]]:
+    """The layers below the user's own, in order.
+
+    uses: the selectors that the entry point knows; network: gives a network's registered name.
+    """
     chosen: dict[str, Any] = {k: given.get(k) for k in SELECTORS if k in uses}
     found: dict[str, dict[str, Any]] = {}
 
@@ -110,4 +129,5 @@ def layers_of(given: Mapping[str, Any], problems: Problems, uses: tuple[str, ...
         chosen["recipe"] = of_method if chosen["recipe"] in (None, "default") else chosen["recipe"]
         if chosen["recipe"] is not None:
             load("recipe", lambda: layer_file("recipe", chosen["recipe"]) | {"recipe": chosen["recipe"]})
+    chosen["student"] = student_of(given, found, network)
     return [part for kind in SELECTORS if kind in found for part in unfold(found[kind], chosen)]

@@ -15,6 +15,8 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+Networks = Literal["cifar", "tiny", "imagenet"]
+NETWORKS = "whose network a shared name means: cifar (3x3 stem), tiny (mdistiller's), imagenet; a prefix says it for one"
 Rgb = tuple[float, float, float]
 Span = tuple[float, float]
 
@@ -31,15 +33,23 @@ class Section(BaseModel):
 
 
 class TeacherConfig(Section):
-    model: Text | None = key(None, "teacher network; set by pair=")
+    model: Text | None = key(None, "teacher network, also timm:NAME or torchvision:NAME; set by pair=")
+    args: dict[str, Any] = key({}, "options of the network, such as stem_feature or double_bn_update")
     source: Text = key("live", "where its outputs come from")
-    checkpoint: Text | None = key(None, "its weights: FILE, a run folder, or none (untrained, for benchmarks)")
+    checkpoint: Text | None = key(None, "its weights: FILE, a run folder, auto (published) or none (for benchmarks)")
+    root: Text = key("teachers", "folder where auto looks for published weights")
+    mean: Rgb | None = key(None, "its own mean where it differs from data.mean")
+    std: Rgb | None = key(None, "its own standard deviation where it differs from data.std")
+    image_size: int | None = key(None, "pixels it sees where they differ from data.image_size", ge=1)
+    interpolation: Literal["bilinear", "bicubic"] | None = key(None, "how; default that of its weights, or bilinear")
     cache: Text | None = key(None, "folder of cached outputs (ignored when teacher.source=live)")
 
 
 class StudentConfig(Section):
-    model: Text | None = key(None, "student network; `model=` is the same key")
-    checkpoint: Text | None = key(None, "weights to start from: FILE or a run folder")
+    model: Text | None = key(None, "student network, also timm:NAME or torchvision:NAME; `model=` is the same key")
+    args: dict[str, Any] = key({}, "options of the network, such as stem_feature or double_bn_update")
+    block: Text | None = key(None, "its convolutions: plain, or re-parameterised ambb, acb, dbb, repvgg, convbn")
+    checkpoint: Text | None = key(None, "weights to start from: FILE, a run folder or auto (published)")
 
 
 class DataConfig(Section):
@@ -107,6 +117,7 @@ class RuntimeConfig(Section):
     compile: Annotated[Literal["off", "default", "max"], BeforeValidator(_off)] = key("off", "torch.compile")
     channels_last: bool = key(True, "NHWC memory layout")
     deterministic: bool = key(False, "deterministic algorithms only")
+    gather: bool = key(True, "methods relate the samples of the global batch; false: of each rank's, as official code")
     sync_bn: bool = key(False, "batch-norm statistics over all ranks (else per rank)")
     bucket_mb: float = key(25.0, "MiB per DDP bucket", gt=0)
     threads: int = key(0, "CPU threads per rank, 0 = as the environment says", ge=0)
@@ -135,10 +146,29 @@ class EvaluateConfig(Section):
 
     dataset: Text = key(..., "data set")
     recipe: Text = key("default", "source whose preprocessing is used")
+    networks: Networks = key("cifar", NETWORKS)
     student: StudentConfig = StudentConfig()
     part: Literal["student", "teacher"] = key("student", "network to take out of a full distiller checkpoint")
+    root: Text = key("teachers", "folder where checkpoint=auto looks for published weights")
     data: DataConfig = DataConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+
+
+class ExportConfig(Section):
+    """Keys of pipeline/export.py."""
+
+    to: Literal["safetensors", "onnx", "torchscript", "state_dict", "summary"] = key("safetensors", "what to write")
+    out: Text | None = key(None, "file to write, its card beside it as FILE.md; default MODEL.SUFFIX here")
+    deploy: bool = key(True, "fold re-parameterised blocks into single convolutions")
+    student: StudentConfig = StudentConfig()
+    part: Literal["student", "teacher"] = key("student", "network to take out of a full distiller checkpoint")
+    dataset: Text | None = key(None, "data set, for image size, mean and std; a run folder says it itself")
+    recipe: Text = key("default", "source whose preprocessing is named in the card")
+    networks: Networks = key("cifar", NETWORKS)
+    num_classes: int | None = key(None, "classes; default those of the checkpoint", ge=1)
+    root: Text = key("teachers", "folder where checkpoint=auto looks for published weights")
+    licence: Text | None = key(None, "licence of the weights, for the card")
+    data: DataConfig = DataConfig()
 
 
 class TrainConfig(Section):
@@ -150,6 +180,7 @@ class TrainConfig(Section):
     variant: Text = key("default", "origin of the method's formula; help lists them")
     recipe: Text = key("default", "source of the training recipe; default = that of the method's paper")
     method_args: dict[str, Any] = key({}, "hyper-parameters of the method")
+    networks: Networks = key("cifar", NETWORKS)
     seed: Seed = key(0, "keys the initial weights and the order of samples")
     seeds: int = key(1, "runs seed, seed + 1, ... and prints mean +- std", ge=1)
     select_on: Literal["test", "val"] = key("test", "what `best` is chosen by: test as the field does, or val")

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.contracts import Batch, Distiller, ModelOutput, Signal
+from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
 
 
@@ -40,12 +40,8 @@ class KD(Distiller):
 
     needs = Signal.LOGITS
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.config = config
-
     def forward(
-        self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor
+        self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
         c = self.config

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.contracts import Batch, Distiller, ModelOutput, Signal
+from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
 
 
@@ -23,11 +23,7 @@ class Vanilla(Distiller):
 
     needs = Signal.NONE
 
-    def __init__(self, config: Config) -> None:
-        super().__init__()
-        self.label_smoothing = config.label_smoothing
-
     def forward(
-        self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor
+        self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(student.logits_BK, batch.label_B, label_smoothing=self.label_smoothing)}
+        return {"ce": F.cross_entropy(student.logits_BK, batch.label_B, label_smoothing=self.config.label_smoothing)}

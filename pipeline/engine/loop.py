@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from pipeline.config import TrainConfig
-from pipeline.contracts import Batch, Distiller, Loader, TeacherSource
+from pipeline.contracts import Batch, Distiller, Loader, Mix, TeacherSource
 from pipeline.engine.evaluate import Score, evaluate, inference_state
+from pipeline.engine.gather import GlobalRows
 from pipeline.engine.interrupts import Interrupted, Interrupts
 from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Clock, Meters
@@ -21,10 +22,11 @@ from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import Record, RunDir
 from pipeline.engine.schedule import learning_rate
 from pipeline.engine.state import State, capture, restore
-from pipeline.engine.step import DistillationStep, StepOutput
+from pipeline.engine.step import DistillationStep, Seen, StepOutput
 from pipeline.engine.summary import best_record, finish_text, summarise
 from pipeline.engine.trackers import Tracker, open_trackers
 from pipeline.engine.update import Updater
+from pipeline.views import rank_slice
 
 
 class CheckpointNotWritten(RuntimeError):
@@ -48,6 +50,10 @@ class Trainer:
 
     def __init__(self, parts: Parts, config: TrainConfig, world: World, run: RunDir, reporter: Reporter) -> None:
         self.parts, self.config, self.world, self.run, self.reporter = parts, config, world, run, reporter
+        self.rows = GlobalRows(world, enabled=config.runtime.gather, slices=config.optim.accumulate)
+        for module in parts.distiller.modules():
+            if isinstance(module, Distiller):
+                module.gather_rows = self.rows
         self.module = DistillationStep(parts.student, parts.distiller, parts.autocast)
         self.step = wrap_step(self.module, config.runtime, world)
         optimizer = build_optimizer(self.module, config.optim)
@@ -119,12 +125,13 @@ class Trainer:
     def _train_step(self, batch: Batch) -> None:
         self.updater.set_lr(learning_rate(self.config.optim, self.done, self.steps_per_epoch))
         self.progress.fill_(self.done / self.steps_per_epoch)
+        self.rows.rows = self._rows_of(self.done % self.steps_per_epoch)
         slices = batch.split(self.config.optim.accumulate)
         outputs = []
         for number, part in enumerate(slices, 1):
-            teacher = self.parts.teacher(part)
+            seen = self._see(part)
             with unreduced(self.step, last=number == len(slices)):
-                output = self.step(part.image_BCHW, part.label_B, part.index_B, teacher, self.progress)
+                output = self.step(self.progress, *seen)
                 self.updater.backward(output.loss * part.share)
             self.meters.add(output, part)
             outputs.append(output)
@@ -132,13 +139,21 @@ class Trainer:
         bad = self.updater.update(merged.loss)
         self.latch.observe(self.done, bad, merged, batch)
 
+    def _rows_of(self, step: int) -> int:
+        """Images of global batch `step` of an epoch."""
+        size = self.config.data.batch_size
+        return min(size, self.parts.train.num_samples - step * size)
+
+    def _see(self, batch: Batch) -> list[Seen]:
+        """The batch and those that the method asks for, with the teacher's outputs."""
+        teacher = self.parts.teacher(batch)
+        further = self.parts.distiller.extra_batches(batch, teacher)
+        return [Seen.of(batch, teacher), *(Seen.of(other, self.parts.teacher(other)) for other in further)]
+
     def _after_step(self, interrupts: Interrupts) -> None:
         run = self.config.run
         in_epoch = self.done - self.closed * self.steps_per_epoch
-        rows = min(
-            self.config.data.batch_size, self.parts.train.num_samples - (in_epoch - 1) * self.config.data.batch_size
-        )
-        self.clock.step_done(rows)
+        self.clock.step_done(self._rows_of(in_epoch - 1))
         self.reporter.step_done()
         if self.done % run.log_every == 0:
             self.latch.check(self.world)
@@ -221,16 +236,19 @@ class Trainer:
         return self.wall_before + time.perf_counter() - self.started
 
     def _settle(self) -> None:
-        rows = max(1, self.config.data.batch_size // self.world.ranks)
-        size = self.config.data.image_size
-        image = torch.zeros(rows, 3, size, size, device=self.world.device)
+        size, device = self.config.data.image_size, self.world.device
+        self.rows.rows = self.config.data.batch_size
+        first, last = rank_slice(self.rows.rows, self.world.rank, self.world.ranks)
+        image = torch.zeros(max(1, last - first), 3, size, size, device=device)
         if self.config.runtime.channels_last:
             image = image.to(memory_format=torch.channels_last)
-        zeros = torch.zeros(rows, dtype=torch.int64, device=self.world.device)
-        batch = Batch(image_BCHW=image, label_B=zeros, index_B=zeros)
+        zeros = torch.zeros(len(image), dtype=torch.int64, device=device)
+        streams = dict.fromkeys(self.parts.distiller.streams, image)
+        mixes = dict.fromkeys(streams, Mix(torch.ones((), device=device), zeros))
+        batch = Batch(image_BCHW=image, label_B=zeros, index_B=zeros, streams=streams, mixes=mixes)
 
         def run_once() -> torch.Tensor:
-            output = self.step(image, zeros, zeros, self.parts.teacher(batch), self.progress)
+            output: StepOutput = self.step(self.progress, *self._see(batch))
             return output.loss
 
         settle_buckets(self.step, run_once)

@@ -26,12 +26,17 @@ COMPILE_MODES = {"default": "default", "max": "max-autotune-no-cudagraphs"}  # c
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """This process among the ranks. side: gloo group for small host-side messages, None on one rank."""
+    """This process among the ranks.
+
+    side: gloo group for small host-side messages; rows: group in which methods gather batches, apart from DDP's, whose
+    buckets travel at the same time. Both None on one rank.
+    """
 
     rank: int
     ranks: int
     device: torch.device
     side: dist.ProcessGroup | None
+    rows: dist.ProcessGroup | None = None
 
     @property
     def leader(self) -> bool:
@@ -106,12 +111,12 @@ def start(runtime: RuntimeConfig) -> Iterator[World]:
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    side = None
+    side = rows = None
     if ranks > 1:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=30))
-        side = dist.new_group(backend="gloo")
+        side, rows = dist.new_group(backend="gloo"), dist.new_group()
     try:
-        yield World(rank=rank, ranks=ranks, device=device, side=side)
+        yield World(rank=rank, ranks=ranks, device=device, side=side, rows=rows)
     finally:
         if ranks > 1:
             dist.destroy_process_group()

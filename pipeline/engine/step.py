@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.contracts import Batch, Distiller, ModelOutput
+from pipeline.contracts import Batch, Distiller, Mix, ModelOutput, View
 
 
 class StepOutput(NamedTuple):
@@ -27,12 +27,30 @@ class StepOutput(NamedTuple):
         return cls(loss, terms, torch.cat([o.logits_BK for o in outputs]))
 
 
-class DistillationStep(nn.Module):
-    """Student forward under autocast, losses in float32 outside it.
+class Seen(NamedTuple):
+    """A batch as tensors only, with what the teacher said of it: what may cross into a compiled or wrapped module.
 
-    `index_B` reaches the method; the view number and the rank's share do not: they are host values that would
-    recompile the step.
+    The view number and the rank's share stay outside: they are host values that would recompile the step.
     """
+
+    image_BCHW: Tensor
+    label_B: Tensor
+    index_B: Tensor
+    teacher: ModelOutput | None
+    mixes: dict[str, Mix]
+
+    @classmethod
+    def of(cls, batch: Batch, teacher: ModelOutput | None) -> "Seen":
+        """The batch without its further streams: methods read those in `extra_batches`, outside the step."""
+        return cls(batch.image_BCHW, batch.label_B, batch.index_B, teacher, batch.mixes)
+
+    def batch(self) -> Batch:
+        """As methods take it."""
+        return Batch(image_BCHW=self.image_BCHW, label_B=self.label_B, index_B=self.index_B, mixes=self.mixes)
+
+
+class DistillationStep(nn.Module):
+    """Student forward under autocast, losses in float32 outside it."""
 
     def __init__(
         self, student: nn.Module, distiller: Distiller, autocast: Callable[[], AbstractContextManager[object]]
@@ -42,13 +60,15 @@ class DistillationStep(nn.Module):
         self.distiller = distiller
         self.autocast = autocast
 
-    def forward(
-        self, image_BCHW: Tensor, label_B: Tensor, index_B: Tensor, teacher: ModelOutput | None, progress: Tensor
-    ) -> StepOutput:
+    def _student(self, image_BCHW: Tensor) -> ModelOutput:
         with self.autocast():
-            student: ModelOutput = self.student(image_BCHW, features=self.distiller.student_features)
-        student = student.float()
-        batch = Batch(image_BCHW=image_BCHW, label_B=label_B, index_B=index_B)
-        terms = self.distiller(student, teacher, batch, progress)
+            output: ModelOutput = self.student(image_BCHW, features=self.distiller.student_features)
+        return output.float()
+
+    def forward(self, progress: Tensor, seen: Seen, *further: Seen) -> StepOutput:
+        """seen: the batch; further: those that the method asked for (Distiller.extra_batches)."""
+        student = self._student(seen.image_BCHW)
+        views = [View(self._student(other.image_BCHW), other.teacher, other.batch()) for other in further]
+        terms = self.distiller(student, seen.teacher, seen.batch(), progress, *views)
         loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
         return StepOutput(loss, {k: v.detach() for k, v in terms.items()}, student.logits_BK.detach())

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.contracts import Batch, ModelOutput, Signal
 from pipeline.teachers import TEACHERS
@@ -24,7 +24,7 @@ class LiveTeacher:
     """A frozen network in eval mode, run without gradients. Provides everything a method can ask for.
 
     make_network: gives the network, on the device; needs: what the method asks for (stage maps are returned only then);
-    autocast: a factory of contexts.
+    autocast: a factory of contexts; prepare: the teacher's own preprocessing of the student's view.
     """
 
     provides = Signal.LOGITS | Signal.POOLED | Signal.FEATURES | Signal.WEIGHTS
@@ -35,12 +35,14 @@ class LiveTeacher:
         *,
         needs: Signal,
         autocast: Callable[[], AbstractContextManager[object]],
+        prepare: Callable[[Tensor], Tensor] = lambda image_BCHW: image_BCHW,
     ) -> None:
         self.network = make_network().eval().requires_grad_(False)
         self.features = Signal.FEATURES in needs
         self.autocast = autocast
+        self.prepare = prepare
 
     def __call__(self, batch: Batch) -> ModelOutput:
         with torch.no_grad(), self.autocast():
-            output: ModelOutput = self.network(batch.image_BCHW, features=self.features)
+            output: ModelOutput = self.network(self.prepare(batch.image_BCHW), features=self.features)
         return output.float()

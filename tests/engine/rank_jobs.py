@@ -10,7 +10,7 @@ from pipeline.config import RuntimeConfig
 from pipeline.contracts import Batch
 from pipeline.distillers.kd import KD
 from pipeline.engine import parallel
-from pipeline.engine.step import DistillationStep
+from pipeline.engine.step import DistillationStep, Seen
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 from pipeline.models import MODELS
@@ -53,7 +53,7 @@ def steps(out: str, sync_bn: bool, train_mode: bool, accumulate: int) -> None:
             slices = batch.split(accumulate)
             for number, part in enumerate(slices, 1):
                 with parallel.unreduced(step, last=number == len(slices)):
-                    result = step(part.image_BCHW, part.label_B, part.index_B, teacher(part), progress)
+                    result = step(progress, Seen.of(part, teacher(part)))
                     (result.loss * part.share).backward()
                 loss += result.loss.detach() * part.share / world.ranks
             world.sum(loss)

@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from pipeline.contracts import Batch, ModelOutput
 from pipeline.distillers import DISTILLERS
-from pipeline.engine.step import DistillationStep, StepOutput
+from pipeline.engine.step import DistillationStep, Seen, StepOutput
 from pipeline.models import MODELS
 
 
@@ -22,15 +22,15 @@ def step_of(method: str) -> DistillationStep:
     return DistillationStep(MODELS.get("resnet8")(num_classes=10), kind(kind.Config()), contextlib.nullcontext)
 
 
-def arguments(seed: int, rows: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, ModelOutput, torch.Tensor]:
+def arguments(seed: int, rows: int = 6) -> tuple[torch.Tensor, Seen]:
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(rows, 3, 16, 16, generator=generator)
     teacher = torch.randn(rows, 10, generator=generator)
     label = torch.arange(rows) % 10
-    return image, label, label + 100 * seed, ModelOutput(teacher, teacher), torch.tensor(float(seed))
+    return torch.tensor(float(seed)), Seen(image, label, label + 100 * seed, ModelOutput(teacher, teacher), {})
 
 
-@pytest.mark.parametrize("method", DISTILLERS.names())
+@pytest.mark.parametrize("method", ["kd", "vanilla"])
 def test_one_graph_same_numbers(method: str) -> None:
     eager, compiled = step_of(method), step_of(method)
     counter = CompileCounterWithBackend("aot_eager")
