@@ -58,9 +58,7 @@ def main(argv: list[str]) -> None:
         pixels = {"mean": own.get("mean", data.mean), "std": own.get("std", data.std)}
         plan = make_plan(data, config.runtime, world, train=False, batch_size=data.eval_batch_size, **pixels)
         autocast = parallel.autocast_factory(config.runtime, world.device)
-        score = evaluate(
-            network, lambda out: out.logits_BK, LOADERS.get(data.loader)(images, plan), world, autocast
-        )
+        score = evaluate(network, lambda out: out.logits_BK, LOADERS.get(data.loader)(images, plan), world, autocast)
         if world.leader:
             names = [config.dataset, student.model, student.checkpoint, score.samples]
             counts = [score.correct_top1, score.correct_top5, score.top1, score.top5, score.loss]

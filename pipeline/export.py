@@ -100,7 +100,9 @@ def write_checked(served: Inference, source: Inference, config: ExportConfig, pa
             worst = max(float((run(image_BCHW[:n]) - wanted_BK[:n]).abs().max()) for n in (1, CHECKED))
         relative = worst / float(wanted_BK.abs().max())
         if not relative <= TOLERANCE:
-            raise CheckFailed(f"{path} would differ from its source by {relative:.2g} of the largest logit: not written")
+            raise CheckFailed(
+                f"{path} would differ from its source by {relative:.2g} of the largest logit: not written"
+            )
         temporary.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None
@@ -151,7 +153,10 @@ def main(argv: list[str]) -> None:
         print(summary_text(summarise(config, original(config))))
         return
     facts = export(config)
-    print(f"{facts['file']}: {facts['parameters']:,} parameters, differs by {facts['check']['relative']:.2g} of the largest logit")
+    print(
+        f"{facts['file']}: {facts['parameters']:,} parameters, "
+        f"differs by {facts['check']['relative']:.2g} of the largest logit"
+    )
     print(json.dumps({key: facts[key] for key in ("model", "file", "bytes", "sha256", "parameters", "flops", "check")}))
 
 

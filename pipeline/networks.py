@@ -56,7 +56,9 @@ def classes_in(file: str, name: str, options: Mapping[str, Any], part: Part = "s
     given = {key: value for key, value in options.items() if value is not None}
     with torch.device("meta"):
         network = build(name, num_classes=2, **given)
-    heads = [key for key, value in network.named_parameters() if value is network.classifier.weight]
+    assert isinstance(network.classifier, nn.Linear)
+    weight = network.classifier.weight
+    heads = [key for key, value in network.named_parameters() if value is weight]
     state = read_state(Path(file), part=part)
     if not heads or heads[0] not in state:
         raise InputError(f"{file}: holds no {heads[0] if heads else 'classifier'}, so it is no {name}")

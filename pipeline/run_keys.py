@@ -1,4 +1,4 @@
-"""What a run folder says about its student: keys for entry points that are given only its checkpoint, and its record."""
+"""What a run folder says about its student: keys for entry points that get only its checkpoint, and its record."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def run_folder(checkpoint: str) -> Path | None:
 
 
 def words_of_run(argv: list[str]) -> list[str]:
-    """key=value words that the run of checkpoint=... adds: its student, unless a model is given, and likewise its data."""
+    """key=value words that the run of checkpoint= adds: its student unless a model is given, likewise its data."""
     given = [word.partition("=")[2] for word in argv if word.startswith(CHECKPOINT)]
     folder = run_folder(given[-1]) if given else None
     if folder is None:

@@ -24,7 +24,7 @@ ALLOWED = {
     "deployment": GROUND,
     "networks": GROUND | {"models", "weights", "checkpoints"},
     "run_keys": GROUND | {"deployment"},
-    **dict.fromkeys(LEAVES, set()),
+    **{leaf: set() for leaf in LEAVES},
 }
 ENTRY_POINTS = {"train", "evaluate", "benchmark", "export", "assemble"}
 

@@ -130,9 +130,9 @@ def compose(
 ) -> M:
     """The configuration that `argv` asks for.
 
-    aliases: other spellings of keys; names: for each key that names a part, the function of its value and all keys that
-    gives its registered spelling (or raises LookupError); arguments_of: the dataclass of a method's hyper-parameters, by its name. Raises
-    HelpRequested, or ConfigError with all problems at once.
+    aliases: other spellings of keys; names: for each key that names a part, the function of its value and of all keys
+    that gives its registered spelling (or raises LookupError); arguments_of: the dataclass of a method's
+    hyper-parameters, by its name. Raises HelpRequested, or ConfigError with all problems at once.
     """
     problems: Problems = []
     given = parse_arguments(argv, aliases, problems)

@@ -83,7 +83,9 @@ def unfold(layer: dict[str, Any], chosen: Mapping[str, Any]) -> list[dict[str, A
     return [layer] + [e["set"] for e in exceptions if _applies(e["when"], chosen)]
 
 
-def student_of(given: Mapping[str, Any], found: Mapping[str, dict[str, Any]], canonical: Canonical | None) -> str | None:
+def student_of(
+    given: Mapping[str, Any], found: Mapping[str, dict[str, Any]], canonical: Canonical | None
+) -> str | None:
     """The student's registered name without its prefix: what `when: {student: [...]}` is compared with."""
     pair = found.get("pair", {})
     model = flatten(dict(given)).get("student.model") or pair.get("student", {}).get("model")

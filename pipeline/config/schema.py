@@ -16,7 +16,9 @@ def _off(value: Any) -> Any:
 
 
 Networks = Literal["cifar", "tiny", "imagenet"]
-NETWORKS = "whose network a shared name means: cifar (3x3 stem), tiny (mdistiller's), imagenet; a prefix says it for one"
+NETWORKS = (
+    "whose network a shared name means: cifar (3x3 stem), tiny (mdistiller's), imagenet; a prefix says it for one"
+)
 Rgb = tuple[float, float, float]
 Span = tuple[float, float]
 

@@ -62,11 +62,23 @@ def card_text(facts: Mapping[str, Any]) -> str:
     }
     check = (
         f"The file was read back and run on {facts['check']['images']} random images: the largest difference to the "
-        f"network it came from is {facts['check']['max_abs']:.2g}, {facts['check']['relative']:.2g} of the largest logit "
-        f"(torch {torch.__version__}, CPU, float32)."
+        f"network it came from is {facts['check']['max_abs']:.2g}, which is {facts['check']['relative']:.2g} of the "
+        f"largest logit (torch {torch.__version__}, CPU, float32)."
     )
     title = f"# {facts['model']}" + (" (deployed form)" if facts["deployed"] else "")
-    lines = [title, "", "## Source", "", *_rows(source), "## Accuracy", "", *_rows(accuracy), "## Size", "", *_rows(size)]
+    lines = [
+        title,
+        "",
+        "## Source",
+        "",
+        *_rows(source),
+        "## Accuracy",
+        "",
+        *_rows(accuracy),
+        "## Size",
+        "",
+        *_rows(size),
+    ]
     lines += ["## Input and output", "", *_rows(pixels), "## Check", "", check, "", "## Licence", ""]
     return "\n".join([*lines, f"Weights: {facts['licence'] or 'not known; ask whoever trained them'}.", ""])
 

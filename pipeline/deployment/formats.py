@@ -1,15 +1,13 @@
 """File formats of an exported network. Each writer returns a function that runs what it wrote, for the check."""
 
 import copy
-import io
 import logging
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.contracts import InputError
 from pipeline.deployment.inference import Inference

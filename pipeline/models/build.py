@@ -16,7 +16,7 @@ from pipeline.models.external import build_external, canonical_external
 from pipeline.nearest import hint
 from pipeline.registry import UnknownName
 
-# Where a bare name is looked for, in order. Tiny-ImageNet's networks are the CIFAR ones but for mdistiller's MobileNetV2.
+# Where a bare name is looked for, in order. Of Tiny-ImageNet's networks only mdistiller's MobileNetV2 is no CIFAR one.
 LOOKED_IN = {"cifar": ("cifar",), "tiny": ("tiny", "cifar"), "imagenet": ("imagenet",)}
 # KDrefine has both, told apart by case alone; the registry does not look at case.
 TWO_MEANINGS = {
@@ -36,11 +36,14 @@ def resolve(name: str, networks: str) -> str:
             raise UnknownName(f"model {name!r} means two networks here: give {TWO_MEANINGS[scope, name]}")
         if f"{scope}/{name}".lower() in MODELS.names():
             return f"{scope}/{name}".lower()
+    elsewhere = [known for known in MODELS.names() if known.rpartition("/")[2] == name.lower() and "/" in known]
+    if elsewhere and "/" not in name:
+        raise UnknownName(f"model {name!r} is no {networks} network; did you mean {elsewhere[0]!r}?")
     return MODELS.canonical(name)
 
 
 def options_of(name: str) -> dict[str, Any]:
-    """The options that a registered network leaves open, with their types. What its name says is none (depth, widths)."""
+    """The options that a registered network leaves open, with their types; what its name says (depth) is none."""
     make = MODELS.get(name)
     chosen = {*getattr(make, "keywords", {}), "num_classes"} - {"block"}
     return {key: one.annotation for key, one in inspect.signature(make).parameters.items() if key not in chosen}

@@ -11,8 +11,8 @@ class Preprocess(nn.Module):
     """Images normalised for one network to images normalised and sized for another.
 
     mean, std: per channel, pixels in 0..1; `own_*` those of the other network; image_size: pixels it sees, None = as
-    they come; interpolation: bilinear or bicubic, antialiased. (x std + mean - own_mean) / own_std is one multiplication
-    and one addition, computed in float64 once; resizing comes first, on which the order has no influence but rounding.
+    they come; interpolation: bilinear or bicubic, antialiased. (x std + mean - own_mean) / own_std is a multiplication
+    and an addition, computed in float64 once; resizing comes first, on which the order has no influence but rounding.
     """
 
     scale_C11: Tensor

@@ -103,17 +103,31 @@ def cases_in(folder: Path) -> list[Case]:
     if "cases" in manifest:
         return [
             Case(
-                folder, c["file"], c["case"], c["method"], c["hyper"], c["inputs"], load(c["file"]),
-                parameter_specs=c.get("params", {}), epoch=c.get("epoch"),
+                folder,
+                c["file"],
+                c["case"],
+                c["method"],
+                c["hyper"],
+                c["inputs"],
+                load(c["file"]),
+                parameter_specs=c.get("params", {}),
+                epoch=c.get("epoch"),
                 strides={k: g["stride"] for k, g in c.get("grads", {}).items() if "stride" in g},
-            )  # fmt: skip
+            )
             for c in manifest["cases"]
         ]
     return [
         Case(
-            folder, file, name, file.removesuffix(".npz"), c["hyper"], c["inputs"], load(file),
-            parameter_specs=c.get("params", {}), one_plus=frozenset(c.get("bn_weight_is_one_plus", ())),
-        )  # fmt: skip
+            folder,
+            file,
+            name,
+            file.removesuffix(".npz"),
+            c["hyper"],
+            c["inputs"],
+            load(file),
+            parameter_specs=c.get("params", {}),
+            one_plus=frozenset(c.get("bn_weight_is_one_plus", ())),
+        )
         for file, content in manifest["files"].items()
         for name, c in content["cases"].items()
     ]

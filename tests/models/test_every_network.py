@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from models.families import ALL, CLASSES, image, make, sides, smallest
 from torch import nn
 
-from models.families import ALL, CLASSES, image, make, sides, smallest
 from pipeline.models import MODELS
 from pipeline.models.common import Network
 

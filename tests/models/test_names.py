@@ -47,6 +47,8 @@ def test_resnet50_of_small_images_is_answered_with_both(networks: str) -> None:
 def test_a_name_that_almost_exists() -> None:
     with pytest.raises(UnknownName, match="did you mean 'resnet20'"):
         resolve("resnet21", "cifar")
+    with pytest.raises(UnknownName, match="no cifar network; did you mean 'imagenet/resnet34'"):
+        resolve("ResNet34", "cifar")
     with pytest.raises(UnknownName, match="did you mean 'imagenet/resnet18'"):
         resolve("imagenet/resnet19", "cifar")
 
