@@ -29,10 +29,9 @@ def _rows(rows: Mapping[str, Any]) -> list[str]:
     return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items()), ""]
 
 
-def card_text(facts: Mapping[str, Any]) -> str:
-    """Markdown. facts: what `export` collected; see `pipeline/export.py`."""
-    run, data = facts["run"], facts["input"]
-    source = {
+def _source(facts: Mapping[str, Any]) -> dict[str, Any]:
+    run = facts["run"]
+    return {
         "source": facts["checkpoint"],
         "source SHA-256": facts["checkpoint_sha256"],
         "data set": run.get("dataset") or facts["dataset"] or UNKNOWN,
@@ -41,45 +40,50 @@ def card_text(facts: Mapping[str, Any]) -> str:
         "seed, epochs": f"{run['seed']}, {run['epochs']}" if "epochs" in run else UNKNOWN,
         "code": facts["commit"] or UNKNOWN,
     }
-    accuracy = {
+
+
+def _accuracy(facts: Mapping[str, Any]) -> dict[str, Any]:
+    run = facts["run"]
+    return {
         "top-1, last epoch": _per_cent(run.get("top1_last")),
         "top-5, last epoch": _per_cent(run.get("top5_last")),
         "top-1, best epoch": _per_cent(run.get("top1_best")),
         "these weights are": facts["weights"],
     }
-    size = {
+
+
+def _size(facts: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "parameters": f"{facts['parameters']:,} (training form {facts['parameters_training']:,})",
         "FLOPs per image": f"{facts['flops']:,} (a multiply-add counts two; convolutions and matrix products)",
         "file": f"{facts['file']}, {facts['bytes']:,} bytes",
         "file SHA-256": facts["sha256"],
     }
-    pixels = {
+
+
+def _pixels(facts: Mapping[str, Any]) -> dict[str, Any]:
+    data = facts["input"]
+    return {
         "image": f"{data['image_size']} x {data['image_size']}, RGB, float32 [batch, 3, H, W]",
         "pixels": "divided by 255, minus mean, divided by std, per channel",
         "mean": _numbers(data["mean"]),
         "std": _numbers(data["std"]),
         "output": f"logits [batch, {facts['num_classes']}], classes as the data set numbers them",
     }
+
+
+def card_text(facts: Mapping[str, Any]) -> str:
+    """Markdown. facts: what `export` collected; see `pipeline/export.py`."""
     check = (
         f"The file was read back and run on {facts['check']['images']} random images: the largest difference to the "
         f"network it came from is {facts['check']['max_abs']:.2g}, which is {facts['check']['relative']:.2g} of the "
         f"largest logit (torch {torch.__version__}, CPU, float32)."
     )
-    title = f"# {facts['model']}" + (" (deployed form)" if facts["deployed"] else "")
-    lines = [
-        title,
-        "",
-        "## Source",
-        "",
-        *_rows(source),
-        "## Accuracy",
-        "",
-        *_rows(accuracy),
-        "## Size",
-        "",
-        *_rows(size),
-    ]
-    lines += ["## Input and output", "", *_rows(pixels), "## Check", "", check, "", "## Licence", ""]
+    lines = [f"# {facts['model']}" + (" (deployed form)" if facts["deployed"] else ""), ""]
+    tables = {"Source": _source, "Accuracy": _accuracy, "Size": _size, "Input and output": _pixels}
+    for title, rows in tables.items():
+        lines += [f"## {title}", "", *_rows(rows(facts))]
+    lines += ["## Check", "", check, "", "## Licence", ""]
     return "\n".join([*lines, f"Weights: {facts['licence'] or 'not known; ask whoever trained them'}.", ""])
 
 

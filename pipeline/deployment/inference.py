@@ -10,7 +10,7 @@ from pipeline.contracts import ModelOutput
 
 
 class Inference(nn.Module):
-    """network, then `predict` on its output (its logits, unless a method predicts otherwise); eval mode, no gradients."""
+    """network, then `predict` on its output (its logits, unless a method says otherwise); eval mode, no gradients."""
 
     def __init__(
         self,
