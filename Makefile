@@ -13,12 +13,12 @@ export OMP_NUM_THREADS ?= 1
 
 setup: $(VENV)/.ready
 
-# torchvision's own requirements would replace a CPU build of torch by another one, hence --no-deps.
+# torchvision's own requirements (and timm's) would replace a CPU build of torch by another one, hence --no-deps.
 $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --constraint constraints.txt --editable '.[test]'
-	$(PIP) --no-deps --constraint constraints.txt torchvision
+	$(PIP) --no-deps --constraint constraints.txt torchvision timm
 	@touch $@
 
 quickstart: setup

@@ -59,7 +59,7 @@ class Ledger:
             found = hashlib.file_digest(handle, "sha256").hexdigest()
         known = self.read()
         wanted = published or known.get(name, found)
-        if found != wanted:
+        if not found.startswith(wanted):  # a published sum may be cut off
             source = "the published one is" if published else f"{self.path} says"
             raise InputError(f"{what} has SHA-256 {found}, {source} {wanted}: damaged, or another file")
         if known.get(name) != found:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from pipeline.contracts import InputError
@@ -81,6 +82,8 @@ def find_checkpoint(model: str, dataset: str, root: Path) -> Path:
 
 def spelled(model: str, published: str) -> bool:
     """Whether `published` is how projects write the network `model` (a registered name, or a published one)."""
+    if "/" in published:
+        return model.lower() == published.lower()
     exact = _table()["spellings"]
     wanted = exact.get(model.lower() if "/" in model else model, model if model in exact.values() else None)
     if wanted or published in exact.values():
@@ -88,11 +91,21 @@ def spelled(model: str, published: str) -> bool:
     return model.rpartition("/")[2].lower() == published.lower()
 
 
+def _serving(model: str, dataset: str) -> Iterator[tuple[Release, str]]:
+    """(release, file below the chosen folder) that hold the network, of the data set or of the network's own prefix."""
+    for release in releases().values():
+        if release.dataset in (dataset, model.partition("/")[0]):
+            yield from ((release, path) for name, path in release.networks.items() if spelled(model, name))
+
+
 def _candidates(model: str, dataset: str, root: Path) -> Iterator[Path]:
+    for _, path in _serving(model, dataset):
+        places = (root / path, Path(torch.hub.get_dir()) / "checkpoints" / path)
+        yield from (place for place in places if place.is_file())
     for folder in (*_table()["folders"].get(dataset, ()), dataset, "."):
         yield from _in_folder(root / folder, model, dataset)
     for folder in ("runs", "."):
-        runs = (root / folder / dataset / "vanilla" / model).glob(f"seed*/{RUN_FILE}")
+        runs = (root / folder / dataset / "vanilla" / re.sub("[/:]", "-", model)).glob(f"seed*/{RUN_FILE}")
         yield from sorted(runs, key=lambda path: _number(path.parent.name))
 
 
@@ -130,12 +143,10 @@ def _number(name: str) -> int:
 
 def _advice(model: str, dataset: str, root: Path) -> str:
     nothing = f"no weights of {model} for {dataset} below {root}"
+    for release, path in _serving(model, dataset):
+        expected = f"{root / path} of release {release.name}"
+        return f"{nothing}: expected {expected}; {FETCH} release={release.name} out={shlex.quote(str(root))}"
     here = [release for release in releases().values() if release.dataset == dataset]
-    for release in here:
-        name = next((name for name in release.networks if spelled(model, name)), None)
-        if name:
-            expected = f"{root / release.networks[name]} of release {release.name}"
-            return f"{nothing}: expected {expected}; {FETCH} release={release.name} out={shlex.quote(str(root))}"
     known = sorted({name for release in here for name in release.networks})
     published = f"published are {', '.join(known)}" if known else "none are published"
     instead = _table()["instead"].get(dataset, f"train them: method=vanilla dataset={dataset} model={model}")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.checkpoints import find_checkpoint, releases, spelled
 from pipeline.contracts import InputError
@@ -46,7 +47,7 @@ def refusal(model: str, dataset: str, root: Path) -> str:
         ("tiny/resnet18", "tiny_imagenet", "download_ckpts/tiny_imagenet_teachers/ResNet18_vanilla/ti_res18"),
         ("resnet8", "synthetic", "runs/synthetic/vanilla/resnet8/seed3/student.safetensors"),
         ("resnet8", "synthetic", "synthetic/vanilla/resnet8/seed3/student.safetensors"),
-        ("cifar/resnet50", "cifar100", "runs/cifar100/vanilla/cifar/resnet50/seed0/student.safetensors"),
+        ("cifar/resnet50", "cifar100", "runs/cifar100/vanilla/cifar-resnet50/seed0/student.safetensors"),
     ],
 )
 def test_layouts(model: str, dataset: str, path: str, tmp_path: Path) -> None:
@@ -122,7 +123,10 @@ def test_nothing_found(tmp_path: Path) -> None:
         "(published are ResNet50, resnet110," in message and "method=vanilla dataset=cifar100 model=resnet20" in message
     )
     assert "(none are published)" in refusal("resnet20", "cifar10", root)
-    assert "torchvision:NAME" in refusal("imagenet/resnet34", "imagenet", root)
+    assert "resnet34-b627a593.pth of release torchvision; python" in refusal("imagenet/resnet34", "imagenet", root)
+    assert "release torchvision" in refusal("imagenet/resnet34", "folder", root)
+    assert "torchvision:NAME" in refusal("mobilenetv1", "imagenet", root)
+    assert "(none are published)" in refusal("cifar/resnet18", "folder", root)
 
 
 def test_the_table_is_whole() -> None:
@@ -131,7 +135,25 @@ def test_the_table_is_whole() -> None:
     for release in known.values():
         assert release.page.startswith("https://") and release.licence
         assert all(file.holds and release.base.endswith("/") for file in release.files)
-        assert all(file.sha256 is None or len(file.sha256) == 64 for file in release.files)
+        assert all(file.sha256 is None or 8 <= len(file.sha256) <= 64 for file in release.files)
+
+
+def test_weights_of_a_library_lie_at_the_root_or_in_its_own_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = tmp_path / "hub"
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(hub))
+    put(hub, "checkpoints/resnet34-b627a593.pth")
+    assert find_checkpoint("imagenet/resnet34", "folder", tmp_path / "r") == hub / "checkpoints/resnet34-b627a593.pth"
+    put(tmp_path / "r", "resnet34-b627a593.pth")
+    assert find_checkpoint("imagenet/resnet34", "folder", tmp_path / "r") == tmp_path / "r" / "resnet34-b627a593.pth"
+
+
+def test_runs_of_networks_with_a_prefix(tmp_path: Path) -> None:
+    put(tmp_path, "runs/cifar100/vanilla/cifar-resnet50/seed0/student.safetensors")
+    assert found("cifar/resnet50", "cifar100", tmp_path) == (
+        "runs/cifar100/vanilla/cifar-resnet50/seed0/student.safetensors"
+    )
 
 
 def test_every_published_file_is_found_where_it_is_fetched_to(tmp_path: Path) -> None:

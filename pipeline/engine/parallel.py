@@ -144,8 +144,16 @@ def prepare_frozen(network: M, runtime: RuntimeConfig, device: torch.device) -> 
 
 
 def prepare_student(student: nn.Module, runtime: RuntimeConfig, world: World) -> nn.Module:
-    """The trained network, placed; its batch-norm layers over all ranks where asked."""
+    """The trained network, placed; its batch-norm layers over all ranks where asked.
+
+    Raises InputError for batch norms of a class of their own (timm's, with an activation inside): either conversion
+    would leave them as they are or lose what they add.
+    """
     if runtime.sync_bn and world.ranks > 1:
+        kinds = {type(m) for m in student.modules() if isinstance(m, nn.BatchNorm2d)} - {nn.BatchNorm2d}
+        if kinds:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise InputError(f"runtime.sync_bn=true cannot convert this student's {names}: leave it false")
         student = (
             nn.SyncBatchNorm.convert_sync_batchnorm(student)
             if world.device.type == "cuda"

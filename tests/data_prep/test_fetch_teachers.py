@@ -83,9 +83,10 @@ def test_single_files_and_their_published_sum(
     code, out, _ = call(site, tmp_path, capsys, "release=repdistiller", "names=[wrn_40_2,vgg13]")
     assert code == 0 and out.splitlines()[0] == str(tmp_path / "save/models/wrn_40_2_vanilla/ckpt_epoch_240.pth")
     assert find_checkpoint("vgg13", "cifar100", tmp_path).read_bytes() == b"vgg13"
-    code, _, err = call(site, tmp_path, capsys, "release=repdistiller", "names=resnet32x4")
-    assert code == 2 and "the published one is 22aa12e2" in err and err.count("\n") == 1
-    assert not (tmp_path / "save/models/resnet32x4_vanilla/ckpt_epoch_240.pth").exists()
+    site.files["resnet34-b627a593.pth"] = b"something else"
+    code, _, err = call(site, tmp_path, capsys, "release=torchvision", "names=imagenet/resnet34")
+    assert code == 2 and "the published one is b627a593" in err and err.count("\n") == 1
+    assert not (tmp_path / "resnet34-b627a593.pth").exists()
     url = f"url={site.url}vgg13_vanilla/ckpt_epoch_240.pth"
     assert cli.call(prep, ["release=repdistiller", "names=vgg13", f"out={tmp_path / 'b'}", url], capsys)[0] == 0
 
