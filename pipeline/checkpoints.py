@@ -98,6 +98,11 @@ def _serving(model: str, dataset: str) -> Iterator[tuple[Release, str]]:
             yield from ((release, path) for name, path in release.networks.items() if spelled(model, name))
 
 
+def published_licence(model: str, dataset: str) -> str | None:
+    """What the release that holds `model` for `dataset` says of its weights' licence; None where none holds it."""
+    return next((release.licence for release, _ in _serving(model, dataset)), None)
+
+
 def _candidates(model: str, dataset: str, root: Path) -> Iterator[Path]:
     for _, path in _serving(model, dataset):
         places = (root / path, Path(torch.hub.get_dir()) / "checkpoints" / path)

@@ -19,6 +19,7 @@ from torch import nn
 
 from pipeline import entry, networks
 from pipeline.assemble import ALIASES, NAMES
+from pipeline.checkpoints import published_licence
 from pipeline.config import ExportConfig, compose, describe
 from pipeline.contracts import InputError
 from pipeline.deployment.card import card_text, sha256_of, summary_text
@@ -67,6 +68,13 @@ def original(config: ExportConfig) -> nn.Module:
         options=options,
     )
     return network.eval()
+
+
+def licence_of(config: ExportConfig) -> str | None:
+    """What is known of the licence of published weights (checkpoint=auto)."""
+    student = config.student
+    published = student.checkpoint == networks.AUTO
+    return published_licence(str(student.model), config.dataset or "") if published else None
 
 
 def summarise(config: ExportConfig, network: nn.Module) -> dict[str, Any]:
@@ -125,7 +133,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         **read_record(str(config.student.checkpoint)),
         "model": config.student.model,
         "dataset": config.dataset,
-        "deployed": config.deploy,
+        "deployed": count_parameters(served) != count_parameters(network),
         "parameters": count_parameters(served),
         "parameters_training": count_parameters(network),
         "flops": count_flops(served, config.data.image_size),
@@ -135,7 +143,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "sha256": sha256_of(path),
         "check": check,
-        "licence": config.licence,
+        "licence": config.licence or licence_of(config),
     }
     write_text(path.with_name(path.name + ".md"), card_text(facts))
     return facts

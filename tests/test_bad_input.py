@@ -59,7 +59,7 @@ def base(data: Path, runs: Path, *more: str) -> list[str]:
         (["model=resnet50"], "means two networks here: give ResNet50"),
         (["model=ResNet34"], "did you mean 'imagenet/resnet34'?"),
         (["model=timm:resnet9999"], "unknown model 'timm:resnet9999'"),
-        (["model=resnet20", "student.block=abm"], "unknown block 'abm'; did you mean 'ambb'?"),
+        (["model=resnet20", "student.block=amb"], "unknown block 'amb'; did you mean 'ambb'?"),
         (["model=wrn_16_2", "student.block=ambb"], "model wrn_16_2 has no option 'block'"),
         (["model=resnet8", "student.args.width=2"], "has no option 'width'"),
         (["model=vgg8", "data.image_size=4", "data.padding=0"], "vgg8 cannot take images of 4 x 4 pixels"),
