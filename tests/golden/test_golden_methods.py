@@ -6,6 +6,9 @@ import torch
 from golden_adapters import ADAPTERS, Outputs
 from golden_cases import Case
 
+# mdistiller always computes KDSVD in float32: no float64 numbers stand behind these, so they are held more tightly.
+F32_BOUNDS = {"kdsvd": (1e-5, 0.0)}
+
 
 def check(found: np.ndarray, wanted: np.ndarray, key: str, relative: float, floor: float) -> None:
     """|found - wanted| <= relative * max|wanted| + floor, for every entry."""
@@ -70,7 +73,7 @@ def compare(case: Case, precision: str, relative: float, floor: float, *, gradie
 def test_golden_method(golden_case: Case) -> None:
     assert golden_case.method in ADAPTERS, f"{golden_case}: no method of ours is known by {golden_case.method!r}"
     compared = compare(golden_case, "f64", 1e-8, 1e-12, gradients=True)
-    compared += compare(golden_case, "f32", 1e-4, 1e-7, gradients=False)
+    compared += compare(golden_case, "f32", *F32_BOUNDS.get(golden_case.method, (1e-4, 1e-7)), gradients=False)
     assert compared > 0
 
 

@@ -1,0 +1,76 @@
+"""Curriculum temperature. Li et al. 2023 (AAAI, arXiv 2211.16231), eqs. 3 to 6, with the global temperature."""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, View
+from pipeline.distillers import DISTILLERS
+
+
+def curriculum(epoch: Tensor, first: float, last: float, loops: int) -> Tensor:
+    """Factor of the temperature's gradient: a half cosine from `first` at epoch 0 to `last` at epoch `loops`."""
+    return last + (first - last) * 0.5 * (1 + torch.cos(epoch.clamp(0, loops) * (math.pi / loops)))
+
+
+def scale_gradient(x: Tensor, factor: Tensor) -> Tensor:
+    """x, through which gradients pass times `factor`."""
+    return x.detach() + factor * (x - x.detach())
+
+
+def learned_temperature_loss(student_BK: Tensor, teacher_BK: Tensor, T_1: Tensor) -> Tensor:
+    """T^2 * mean_B KL(softmax(teacher / T) || softmax(student / T)), [1], differentiable by T_1 [1]."""
+    log_p_BK, log_q_BK = F.log_softmax(student_BK / T_1, dim=1), F.log_softmax(teacher_BK / T_1, dim=1)
+    return F.kl_div(log_p_BK, log_q_BK, reduction="batchmean", log_target=True) * T_1**2
+
+
+@DISTILLERS.register("ctkd")
+class CTKD(Distiller):
+    """KD whose temperature t_start + t_range * sigmoid(g) is trained against the student (reversed gradient).
+
+    One variant: the official code computes the published formula. Its range is 1..21 with the published t_start = 1
+    and t_range = 20, and it starts at 15.6 (g = 1). Weight decay pulls on g as on any other parameter, as there.
+    """
+
+    @dataclass(frozen=True, kw_only=True)
+    class Config:
+        """t_start, t_range: of the temperature; decay_first, decay_last: factors of its gradient at the beginning and
+        after decay_loops epochs (counted from 1); ce_weight, kd_weight: of the two terms."""
+
+        t_start: Annotated[float, Field(gt=0)] = 1.0
+        t_range: Annotated[float, Field(ge=0)] = 20.0
+        decay_first: float = 0.0
+        decay_last: float = -1.0
+        decay_loops: Annotated[int, Field(ge=1)] = 10
+        ce_weight: Annotated[float, Field(ge=0)] = 0.1
+        kd_weight: Annotated[float, Field(ge=0)] = 0.9
+
+    def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
+        super().__init__(config, setting, variant)
+        self.global_T = nn.Parameter(torch.ones(1))
+
+    def temperature(self, factor: Tensor) -> Tensor:
+        """[1]; its gradient by global_T is multiplied by `factor`."""
+        c = self.config
+        return c.t_start + c.t_range * torch.sigmoid(scale_gradient(self.global_T, factor))
+
+    def gradient_factor(self, progress: Tensor) -> Tensor:
+        """Of the epoch that is under way at `progress` completed epochs; 0-d."""
+        c = self.config
+        return curriculum(progress.floor() + 1, c.decay_first, c.decay_last, c.decay_loops)
+
+    def forward(
+        self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
+    ) -> dict[str, Tensor]:
+        assert teacher is not None
+        T_1 = self.temperature(self.gradient_factor(progress))
+        distance_1 = learned_temperature_loss(student.logits_BK, teacher.logits_BK, T_1)
+        return {
+            "ce": self.config.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
+            "kd": self.config.kd_weight * distance_1.reshape(()),
+        }
