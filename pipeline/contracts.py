@@ -7,7 +7,7 @@ import enum
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -42,12 +42,13 @@ class Stream:
 class Mix(NamedTuple):
     """How a mixed stream was made: image = weight * own + (1 - weight) * partner's, or the partner's inside a box.
 
-    weight: 0-d float32, the share of the own image (for cutmix the exact share of pixels); partner_B: int64 labels of
-    the partners.
+    weight: 0-d float32, the share of the own image (for cutmix the exact share of pixels); partner_label_B: int64;
+    box: int64 [4] (top, left, height, width in pixels), of cutmix and cutout, else empty.
     """
 
     weight: Tensor
     partner_label_B: Tensor
+    box: Tensor
 
 
 @dataclass(kw_only=True)
@@ -83,7 +84,7 @@ class Batch:
                 view=self.view,
                 share=self.share * (b - a) / rows,
                 streams={name: image_BCHW[a:b] for name, image_BCHW in self.streams.items()},
-                mixes={name: Mix(mix.weight, mix.partner_label_B[a:b]) for name, mix in self.mixes.items()},
+                mixes={n: mix._replace(partner_label_B=mix.partner_label_B[a:b]) for n, mix in self.mixes.items()},
             )
             for a, b in itertools.pairwise(edges)
         ]
@@ -198,7 +199,9 @@ class Distiller(nn.Module):
 
     needs, student_features: what it reads of the teacher and whether it reads stage maps of the student. streams:
     further views of each image that the loader must give. teacher_pass: whether `learn` wants one pass of the teacher
-    over the training set before the first step. first_stage: see FirstStage.
+    over the training set before the first step. first_stage: see FirstStage;
+    first_stage_trains: the student's stem and stages (never its classifier), own modules, or both. relates_samples: whether it calls `gather`.
+    forms: by variant, the form that both networks are brought to first (pipeline.models.cam.FORMS), {} for none.
     """
 
     Config: ClassVar[type]
@@ -207,6 +210,9 @@ class Distiller(nn.Module):
     student_features: bool = False
     teacher_pass: bool = False
     first_stage: FirstStage | None = None
+    first_stage_trains: Literal["stages", "own", "stages+own"] = "stages+own"
+    relates_samples: bool = False
+    forms: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, config: Any, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__()
@@ -227,6 +233,10 @@ class Distiller(nn.Module):
         """
         return self.gather_rows(x_B)
 
+    def main_batch(self, batch: Batch) -> Batch:
+        """What takes the place of the ordinary view, for methods that train on another one (a mixed stream)."""
+        return batch
+
     def extra_batches(self, batch: Batch, teacher: ModelOutput | None) -> Sequence[Batch]:
         """Further batches that the engine runs both networks on; they come back as `extra`, in order."""
         return ()
@@ -239,6 +249,10 @@ class Distiller(nn.Module):
     ) -> dict[str, Tensor]:
         """Named scalar terms. `progress`: completed epochs with fraction, a 0-d tensor."""
         raise NotImplementedError
+
+    def first_stage_modules(self) -> tuple[nn.Module, ...]:
+        """Own modules that the first stage trains; they are frozen otherwise."""
+        return ()
 
     def first_stage_terms(self, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> dict[str, Tensor]:
         """Named scalar terms of the first stage."""

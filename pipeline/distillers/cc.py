@@ -57,6 +57,7 @@ class CC(Distiller):
         "repdistiller": "products of neighbours' differences, both embeddings trained",
         "paper": "Gaussian kernel matrices (Taylor series, gamma .4, order 2) of the pooled vectors",
     }
+    relates_samples = True
     needs = Signal.LOGITS | Signal.POOLED
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:

@@ -47,6 +47,7 @@ class CRD(Distiller):
         "original": "RepDistiller (the authors), mdistiller, SimKD: similarities divided by the Z of the first batch",
         "paper": "the printed critic exp(score) / (exp(score) + K / N): no Z, no 1e-7",
     }
+    relates_samples = True
     needs = Signal.LOGITS | Signal.POOLED
 
     temperature: Tensor

@@ -58,6 +58,7 @@ class DIST(Distiller):
         ce_weight: Annotated[float, Field(ge=0)] = 1.0
         kd_weight: Annotated[float, Field(ge=0)] = 2.0
 
+    relates_samples = True
     needs = Signal.LOGITS
 
     def forward(

@@ -47,6 +47,7 @@ class EDKD(Distiller):
         "edkd": "mean weight of the batch times its mean rest, as the authors' code",
         "paper": "each sample's rest by its own weight",
     }
+    relates_samples = True
     needs = Signal.LOGITS
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:

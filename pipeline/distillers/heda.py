@@ -51,6 +51,7 @@ class HEDA(Distiller):
         "paper": "the outlying rows alone; thresholds of all rows",
         "views": "rows as energykd, any partner of the batch, by the law of views: a cached teacher can serve it",
     }
+    relates_samples = True
     needs = Signal.LOGITS
     teacher_pass = True
 

@@ -61,6 +61,7 @@ class HKD(Distiller):
         "aligned": "as paper; of the longer list the first stages are unused",
         "semckd": "stages only, the first one weighs init_weight for good; of the longer list the last are unused",
     }
+    relates_samples = True
     needs = Signal.LOGITS | Signal.POOLED | Signal.FEATURES
     student_features = True
 

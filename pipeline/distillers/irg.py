@@ -58,6 +58,7 @@ class IRG(Distiller):
         "semckd": "graph of the pooled vectors",
         "paper": "graph of pooled vectors and logits, and its change through stage lists of equal length",
     }
+    relates_samples = True
     needs = Signal.LOGITS | Signal.POOLED | Signal.FEATURES
     student_features = True
 

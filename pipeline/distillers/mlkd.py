@@ -66,6 +66,7 @@ class MLKD(Distiller):
         kd_weight: Annotated[float, Field(ge=0)] = 0.9
         standardise: bool = False
 
+    relates_samples = True
     variants: ClassVar[Mapping[str, str]] = {
         "original": "the official code: scaled by the shares below the median, weak view again at T = 2 and 6",
         "paper": "both views at every temperature, unscaled",

@@ -55,6 +55,7 @@ class PKT(Distiller):
         "mdistiller": "as repdistiller",
         "paper": "other samples only; the mean over pairs instead of the sum, the factor is the weight's",
     }
+    relates_samples = True
     needs = Signal.LOGITS | Signal.POOLED
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
