@@ -86,9 +86,10 @@ class DataConfig(Section):
 
 
 class OptimConfig(Section):
-    name: Text = key("sgd", "sgd, adamw (fused), or apex_lamb, apex_novograd, apex_larc where apex is installed")
+    name: Text = key("sgd", "sgd, adamw (fused), dot, or apex_lamb, apex_novograd, apex_larc where apex is installed")
     lr: float = key(0.05, "learning rate of the global batch; never scaled behind your back", gt=0)
     momentum: float = key(0.9, "of SGD", ge=0, lt=1)
+    dot_delta: float = key(0.075, "of DOT: task momentum - delta, distillation momentum + delta (.09 on ImageNet)", ge=0)
     nesterov: bool = key(False, "Nesterov momentum")
     betas: Span = key((0.9, 0.999), "of AdamW and LAMB")
     eps: float = key(1e-8, "of AdamW and LAMB", gt=0)

@@ -6,27 +6,22 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from pipeline.config import TrainConfig
-from pipeline.contracts import Batch, Distiller, Loader, Mix, TeacherSource
+from pipeline.contracts import Batch, Distiller, Loader, TeacherSource
 from pipeline.engine.evaluate import Score, evaluate, inference_state
-from pipeline.engine.gather import GlobalRows
 from pipeline.engine.interrupts import Interrupted, Interrupts
 from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Clock, Meters
-from pipeline.engine.optimizers import build_optimizer
-from pipeline.engine.parallel import World, settle_buckets, unreduced, wrap_step
+from pipeline.engine.parallel import World
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import Record, RunDir
+from pipeline.engine.runner import StepRunner
 from pipeline.engine.schedule import learning_rate
 from pipeline.engine.state import State, capture, restore
-from pipeline.engine.step import DistillationStep, Seen, StepOutput
 from pipeline.engine.summary import best_record, finish_text, summarise
 from pipeline.engine.trackers import Tracker, open_trackers
-from pipeline.engine.update import Updater
-from pipeline.views import rank_slice
 
 
 class CheckpointNotWritten(RuntimeError):
@@ -35,7 +30,11 @@ class CheckpointNotWritten(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What a training is made of. evaluations: loaders by name; 'test' is always there, 'val' with data.val_split."""
+    """What a training is made of.
+
+    evaluations: loaders by name; 'test' is always there, 'val' with data.val_split. still: modules of the student that
+    stay in eval mode.
+    """
 
     student: nn.Module
     distiller: Distiller
@@ -43,6 +42,7 @@ class Parts:
     train: Loader
     evaluations: dict[str, Loader]
     autocast: Callable[[], AbstractContextManager[object]]
+    still: tuple[nn.Module, ...] = ()
 
 
 class Trainer:
@@ -50,17 +50,10 @@ class Trainer:
 
     def __init__(self, parts: Parts, config: TrainConfig, world: World, run: RunDir, reporter: Reporter) -> None:
         self.parts, self.config, self.world, self.run, self.reporter = parts, config, world, run, reporter
-        self.rows = GlobalRows(world, enabled=config.runtime.gather, slices=config.optim.accumulate)
-        for module in parts.distiller.modules():
-            if isinstance(module, Distiller):
-                module.gather_rows = self.rows
-        self.module = DistillationStep(parts.student, parts.distiller, parts.autocast)
-        self.step = wrap_step(self.module, config.runtime, world)
-        optimizer = build_optimizer(self.module, config.optim)
-        self.updater = Updater(self.module, parts.student, optimizer, config.optim, fp16=config.runtime.amp == "fp16")
+        self.runner = StepRunner(parts, config, world)
+        self.module, self.updater = self.runner.module, self.runner.updater
         self.meters = Meters(world.device)
         self.latch = Latch(world.device, config.data.batch_size)
-        self.progress = torch.zeros((), device=world.device)
         self.clock = Clock()
         self.steps_per_epoch = len(parts.train)
         whole = config.optim.epochs * self.steps_per_epoch
@@ -77,7 +70,7 @@ class Trainer:
 
     def fit(self) -> dict[str, Any]:
         """Trains to the end and returns the summary. Raises Interrupted, NonFiniteLoss, CheckpointNotWritten."""
-        self._settle()
+        self.runner.settle()
         self._resume()
         finished = self.world.on_leader(self.run.read_summary) if self.closed >= self.epochs else None
         if finished is not None:
@@ -110,7 +103,7 @@ class Trainer:
         if first == 0:
             self.meters.reset()
         self.parts.train.set_epoch(self.closed, first)
-        self.step.train()
+        self.runner.train_mode()
         self.reporter.start_epoch(self.closed + 1, self.epochs, first, self.steps_per_epoch)
         self.clock.start_epoch()
         for batch in self.parts.train:
@@ -124,31 +117,16 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> None:
         self.updater.set_lr(learning_rate(self.config.optim, self.done, self.steps_per_epoch))
-        self.progress.fill_(self.done / self.steps_per_epoch)
-        self.rows.rows = self._rows_of(self.done % self.steps_per_epoch)
-        slices = batch.split(self.config.optim.accumulate)
-        outputs = []
-        for number, part in enumerate(slices, 1):
-            seen = self._see(part)
-            with unreduced(self.step, last=number == len(slices)):
-                output = self.step(self.progress, *seen)
-                self.updater.backward(output.loss * part.share)
+        self.runner.progress.fill_(self.done / self.steps_per_epoch)
+        outputs, merged, bad = self.runner.run(batch, self._rows_of(self.done % self.steps_per_epoch))
+        for output, part in outputs:
             self.meters.add(output, part)
-            outputs.append(output)
-        merged = StepOutput.merged(outputs)
-        bad = self.updater.update(merged.loss)
         self.latch.observe(self.done, bad, merged, batch)
 
     def _rows_of(self, step: int) -> int:
         """Images of global batch `step` of an epoch."""
         size = self.config.data.batch_size
         return min(size, self.parts.train.num_samples - step * size)
-
-    def _see(self, batch: Batch) -> list[Seen]:
-        """The batch and those that the method asks for, with the teacher's outputs."""
-        teacher = self.parts.teacher(batch)
-        further = self.parts.distiller.extra_batches(batch, teacher)
-        return [Seen.of(batch, teacher), *(Seen.of(other, self.parts.teacher(other)) for other in further)]
 
     def _after_step(self, interrupts: Interrupts) -> None:
         run = self.config.run
@@ -234,24 +212,6 @@ class Trainer:
 
     def _wall(self) -> float:
         return self.wall_before + time.perf_counter() - self.started
-
-    def _settle(self) -> None:
-        size, device = self.config.data.image_size, self.world.device
-        self.rows.rows = self.config.data.batch_size
-        first, last = rank_slice(self.rows.rows, self.world.rank, self.world.ranks)
-        image = torch.zeros(max(1, last - first), 3, size, size, device=device)
-        if self.config.runtime.channels_last:
-            image = image.to(memory_format=torch.channels_last)
-        zeros = torch.zeros(len(image), dtype=torch.int64, device=device)
-        streams = dict.fromkeys(self.parts.distiller.streams, image)
-        mixes = dict.fromkeys(streams, Mix(torch.ones((), device=device), zeros))
-        batch = Batch(image_BCHW=image, label_B=zeros, index_B=zeros, streams=streams, mixes=mixes)
-
-        def run_once() -> torch.Tensor:
-            output: StepOutput = self.step(self.progress, *self._see(batch))
-            return output.loss
-
-        settle_buckets(self.step, run_once)
 
     def _save_last(self) -> None:
         self.latch.check(self.world)

@@ -9,13 +9,17 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, Mix, ModelOutput, View
 
+TASK = "ce"  # the term that update rules which tell kinds of losses apart take for the task's
+
 
 class StepOutput(NamedTuple):
-    """loss: scalar sum of the terms; terms: named scalars, without gradient; logits_BK: of the student, likewise."""
+    """loss: scalar sum of the terms; terms: named scalars, without gradient; logits_BK: of the student, likewise; task:
+    the cross-entropy's part of the loss, with gradient (0 where there is none)."""
 
     loss: Tensor
     terms: dict[str, Tensor]
     logits_BK: Tensor
+    task: Tensor | None = None
 
     @classmethod
     def merged(cls, outputs: list["StepOutput"]) -> "StepOutput":
@@ -71,4 +75,5 @@ class DistillationStep(nn.Module):
         views = [View(self._student(other.image_BCHW), other.teacher, other.batch()) for other in further]
         terms = self.distiller(student, seen.teacher, seen.batch(), progress, *views)
         loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
-        return StepOutput(loss, {k: v.detach() for k, v in terms.items()}, student.logits_BK.detach())
+        task = terms[TASK].reshape(()) if TASK in terms else loss.new_zeros(())
+        return StepOutput(loss, {k: v.detach() for k, v in terms.items()}, student.logits_BK.detach(), task)

@@ -1,11 +1,18 @@
 """Backward, unscale, clip, update, average: everything between a loss and new weights."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pipeline.config import OptimConfig
+from pipeline.contracts import InputError
 from pipeline.engine.ema import Ema
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 class Updater:
@@ -24,6 +31,9 @@ class Updater:
         self.ema = Ema(student, optim.ema_decay) if optim.ema_decay else None
         device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        self.kinds: list[list[Tensor | None]] = [[None] * len(self.parameters) for _ in range(2)]
+        if self.by_kind and (fp16 or optim.clip_norm):
+            raise InputError("this update rule keeps two gradients apart: use runtime.amp=off or bf16, clip_norm=0")
         self.skips_on_device = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
     def set_lr(self, lr: float) -> None:
@@ -31,9 +41,36 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-    def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of `loss`; under DDP the last backward of a step reduces it over the ranks."""
-        self.scaler.scale(loss).backward()
+    @property
+    def by_kind(self) -> bool:
+        """Whether the optimiser wants the gradients of task and distillation apart (DOT)."""
+        return hasattr(self.optimizer, "give")
+
+    def backward(self, loss: Tensor, task: Tensor | None = None) -> None:
+        """Adds the gradient of `loss`; under DDP the last backward of a step reduces it over the ranks.
+
+        task: the cross-entropy's part of the loss, for update rules that tell kinds apart.
+        """
+        if self.by_kind and task is not None:
+            self._add_kinds(task, loss - task)
+        else:
+            self.scaler.scale(loss).backward()
+
+    def _add_kinds(self, *losses: Tensor) -> None:
+        for kind, loss in enumerate(losses):
+            if loss.requires_grad:
+                found = torch.autograd.grad(loss, self.parameters, retain_graph=kind == 0, allow_unused=True)
+                self.kinds[kind] = [_sum(a, b) for a, b in zip(self.kinds[kind], found, strict=True)]
+
+    def reduce(self, mean_over_ranks: Callable[[list[Tensor]], None]) -> None:
+        """Both kinds over the ranks, and handed to the optimiser; the gradients' sum is what is checked and clipped."""
+        for kind in self.kinds:
+            mean_over_ranks([g for g in kind if g is not None])
+        for p, task, distill in zip(self.parameters, *self.kinds, strict=True):
+            p.grad = _sum(task, distill)
+        give: Callable[..., None] = self.optimizer.give  # type: ignore[attr-defined]
+        give(*self.kinds)
+        self.kinds = [[None] * len(self.parameters) for _ in range(2)]
 
     def update(self, loss: Tensor) -> Tensor:
         """One update from the gathered gradients. Returns a 0-d bool tensor: the loss or (without a scaler) a gradient

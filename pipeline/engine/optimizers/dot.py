@@ -7,6 +7,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pipeline.config import OptimConfig
+from pipeline.engine.optimizers import OPTIMIZERS, Groups
+
 
 def dot_update(
     parameters: list[Tensor],
@@ -106,3 +109,9 @@ class DOT(Optimizer):
         gradients = [self.distill[p] + term for p, term in zip(distill, decays, strict=True)]
         buffers = self._buffers(distill, "momentum_kd_buffer")
         dot_update(distill, gradients, buffers, lr=lr, momentum=momentum, keep=keep)
+
+
+@OPTIMIZERS.register("dot")
+def dot(groups: Groups, optim: OptimConfig) -> Optimizer:
+    """DOT with optim.momentum -+ optim.dot_delta."""
+    return DOT(groups, lr=optim.lr, momentum=optim.momentum, delta=optim.dot_delta)
