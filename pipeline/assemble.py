@@ -1,19 +1,19 @@
 """From a configuration to parts. Only entry points import this: here all kinds of parts meet."""
 
-import contextlib
+import functools
+import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from pipeline import networks, views
-from pipeline.config import DataConfig, RuntimeConfig, TrainConfig, validate_arguments
-from pipeline.contracts import Distiller, InputError, Loader, Setting, Signal, TeacherSource
+from pipeline.config import DataConfig, RuntimeConfig, TrainConfig
+from pipeline.contracts import InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import DATASETS, ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine.loop import Parts
@@ -21,12 +21,12 @@ from pipeline.engine.optimizers import OPTIMIZERS
 from pipeline.engine.parallel import World, autocast_factory, prepare_frozen, prepare_student
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
+from pipeline.methods import build_distiller, in_form, make_setting, method_kinds, seeded, teacher_preprocess
 from pipeline.models.blocks import BLOCKS, PLAIN
 from pipeline.models.build import resolve
 from pipeline.registry import Registry
 from pipeline.teachers import TEACHERS
 from pipeline.teachers.live import NoTeacher
-from pipeline.teachers.preprocess import Preprocess
 
 ALIASES = {"model": "student.model"}
 
@@ -41,7 +41,7 @@ def _network(name: str, keys: Mapping[str, Any]) -> str:
 
 NAMES = {
     "dataset": _registered(DATASETS),
-    "method": _registered(DISTILLERS),
+    "method": lambda name, _: "+".join(DISTILLERS.canonical(part) for part in name.split("+")),
     "student.model": _network,
     "student.block": lambda name, _: name if name == PLAIN else BLOCKS.canonical(name),
     "teacher.model": _network,
@@ -49,14 +49,6 @@ NAMES = {
     "data.loader": _registered(LOADERS),
     "optim.name": _registered(OPTIMIZERS),
 }
-
-
-@contextlib.contextmanager
-def seeded(seed: int, part: int) -> Iterator[None]:
-    """Random numbers of one part of the run: the student's first weights do not depend on the teacher or the method."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed * 1000 + part)
-        yield
 
 
 def image_set(name: str, data: DataConfig, split: str, world: World) -> ImageSet:
@@ -98,21 +90,28 @@ def make_plan(data: DataConfig, runtime: RuntimeConfig, world: World, **differen
     return Plan(**{**settings, **differences})  # type: ignore[arg-type]
 
 
-def build_loaders(config: TrainConfig, world: World) -> tuple[Loader, dict[str, Loader], ImageSet]:
-    """(training loader, evaluation loaders by name, training set)."""
-    data = config.data
-    train_set = image_set(config.dataset, data, "train", world)
-    test_set = image_set(config.dataset, data, "test", world)
+def build_sets(config: TrainConfig, world: World) -> tuple[ImageSet, ImageSet]:
+    """(training set, test set)."""
+    train_set, test_set = (image_set(config.dataset, config.data, split, world) for split in ("train", "test"))
     if train_set.num_classes != test_set.num_classes:
         raise InputError(f"{train_set.num_classes} classes in training, {test_set.num_classes} in test")
+    return train_set, test_set
+
+
+def build_loaders(
+    config: TrainConfig, world: World, train_set: ImageSet, test_set: ImageSet, streams: Mapping[str, Stream]
+) -> tuple[Loader, dict[str, Loader]]:
+    """(training loader, evaluation loaders by name). streams: further views that the method asks for."""
+    data = config.data
     make = LOADERS.get(data.loader)
     evaluation = {"train": False, "batch_size": data.eval_batch_size}
     held_out, kept = split_off(len(train_set), data.val_split, data.seed)
-    train = make(train_set, make_plan(data, config.runtime, world, seed=config.seed, index_N=kept))
+    training = {"seed": config.seed, "index_N": kept, "streams": streams}
+    train = make(train_set, make_plan(data, config.runtime, world, **training))
     loaders = {"test": make(test_set, make_plan(data, config.runtime, world, **evaluation))}
     if held_out is not None:
         loaders["val"] = make(train_set, make_plan(data, config.runtime, world, **evaluation, index_N=held_out))
-    return train, loaders, train_set
+    return train, loaders
 
 
 def split_off(samples: int, count: int, seed: int) -> tuple[np.ndarray | None, np.ndarray | None]:
@@ -140,54 +139,6 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
             root=config.teacher.root,
             options=student.args | {"block": student.block},
         )
-
-
-def method_kind(config: TrainConfig) -> type[Distiller]:
-    """The method's class. Raises InputError for a variant that it does not have."""
-    kind = DISTILLERS.get(config.method)
-    if config.variant != "default" and config.variant not in kind.variants:
-        raise InputError(
-            f"method {config.method} has no variant {config.variant!r} (known: {', '.join(kind.variants)})"
-        )
-    return kind
-
-
-def make_setting(config: TrainConfig, student: nn.Module, teacher: TeacherSource, images: ImageSet) -> Setting:
-    """What the method may know of the run."""
-    network = getattr(teacher, "network", None)
-    own_size = teacher_preprocess(config).image_size if network is not None else None
-    size = config.data.image_size
-    return Setting(
-        student=networks.shapes_of(student, size),
-        teacher=None if network is None else networks.shapes_of(network, own_size or size),
-        classifier=None if network is None else network.classifier,
-        norms=() if network is None else tuple(network.bn_before_relu()),
-        label_N=torch.from_numpy(images.label_N),
-        batch_size=config.data.batch_size,
-        epochs=config.optim.epochs,
-        seed=config.seed,
-    )
-
-
-def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
-    """The method with its hyper-parameters."""
-    kind = method_kind(config)
-    with seeded(config.seed, 1):
-        return kind(validate_arguments(kind.Config, config.method_args), setting, config.variant)
-
-
-def teacher_preprocess(config: TrainConfig) -> Preprocess:
-    """The teacher's own mean, std and resolution: as configured, else of its library's weights, else the student's."""
-    data, teacher = config.data, config.teacher
-    own = networks.own_preprocessing(str(teacher.model), teacher.checkpoint)
-    return Preprocess(
-        data.mean,
-        data.std,
-        teacher.mean or own.get("mean", data.mean),
-        teacher.std or own.get("std", data.std),
-        teacher.image_size or own.get("image_size"),
-        teacher.interpolation or own.get("interpolation", "bilinear"),
-    )
 
 
 def build_teacher(
@@ -222,11 +173,12 @@ def build_teacher(
                 part="teacher",
                 options=teacher.args,
             )
+        network = in_form(network, method_kinds(config), config.variant, prepare.image_size or config.data.image_size)
         return prepare_frozen(network, config.runtime, world.device)
 
-    source = TEACHERS.get(teacher.source)(
-        make_network, needs=needs, autocast=autocast, prepare=prepare.to(world.device)
-    )
+    kind = TEACHERS.get(teacher.source)
+    options = getattr(teacher, kind.section).model_dump() if kind.section else {}
+    source = kind(make_network, needs=needs, autocast=autocast, prepare=prepare.to(world.device), **options)
     missing = needs & ~source.provides
     if missing:
         raise InputError(
@@ -238,12 +190,15 @@ def build_teacher(
 
 def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
     """All parts of a run, and the number of training images. Raises InputError."""
-    kind = method_kind(config)
-    train, evaluations, images = build_loaders(config, world)
+    kinds = method_kinds(config)
+    needs = functools.reduce(operator.or_, (kind.needs for kind in kinds.values()), Signal.NONE)
+    images, test_images = build_sets(config, world)
     student = build_student(config, images.num_classes)
+    student = in_form(student, kinds, config.variant, config.data.image_size)
     autocast = autocast_factory(config.runtime, world.device)
-    teacher = build_teacher(config, kind.needs, images.num_classes, world, autocast)
+    teacher = build_teacher(config, needs, images.num_classes, world, autocast)
     distiller = build_distiller(config, make_setting(config, student, teacher, images))
+    train, evaluations = build_loaders(config, world, images, test_images, distiller.streams)
     parts = Parts(
         student=prepare_student(student, config.runtime, world),
         distiller=distiller.to(world.device),

@@ -199,9 +199,10 @@ class Distiller(nn.Module):
 
     needs, student_features: what it reads of the teacher and whether it reads stage maps of the student. streams:
     further views of each image that the loader must give. teacher_pass: whether `learn` wants one pass of the teacher
-    over the training set before the first step. first_stage: see FirstStage;
-    first_stage_trains: the student's stem and stages (never its classifier), own modules, or both. relates_samples: whether it calls `gather`.
-    forms: by variant, the form that both networks are brought to first (pipeline.models.cam.FORMS), {} for none.
+    over the training set before the first step. first_stage: see FirstStage; first_stage_trains: the student's stem
+    and stages (never its classifier), own modules, or both. relates_samples: whether it calls `gather`. forms: by
+    variant, the form that both networks are brought to first (pipeline.models.cam.FORMS), {} for none. modifier: in a
+    combination it changes the other parts (`with:` in its YAML, or the update rule) and adds no terms.
     """
 
     Config: ClassVar[type]
@@ -213,6 +214,8 @@ class Distiller(nn.Module):
     first_stage_trains: Literal["stages", "own", "stages+own"] = "stages+own"
     relates_samples: bool = False
     forms: ClassVar[Mapping[str, str]] = {}
+    modifier: ClassVar[bool] = False
+    stands_alone: ClassVar[bool] = True
 
     def __init__(self, config: Any, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__()

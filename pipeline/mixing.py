@@ -30,13 +30,14 @@ def cutmix(image_BCHW: Tensor, partner_BCHW: Tensor, box: Tensor) -> Tensor:
 
 
 def own_share(box: Tensor, height: int, width: int) -> Tensor:
-    """Share of the image outside the box, a 0-d float64: cutmix's weight of the own label."""
+    """Share of the image outside the box, a 0-d float64: cutmix's weight of the own label. [S] for boxes [4, S]."""
     return 1 - (box[2] * box[3]).double() / (height * width)
 
 
 def cutout(image_BCHW: Tensor, box: Tensor) -> Tensor:
     """Zeros inside the box (DeVries and Taylor 2017, arXiv 1708.04552)."""
-    return image_BCHW.masked_fill(inside(box, *image_BCHW.shape[2:]), 0)
+    # Not masked_fill: it would turn channels_last memory into plain memory.
+    return torch.where(inside(box, *image_BCHW.shape[2:]), 0.0, image_BCHW)
 
 
 def entropy(logits_BK: Tensor) -> Tensor:

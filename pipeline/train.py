@@ -24,6 +24,7 @@ from pipeline.engine.loop import CheckpointNotWritten, Parts, Trainer
 from pipeline.engine.parallel import World
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import RunDir
+from pipeline.engine.stages import run_first_stage
 from pipeline.engine.summary import seeds_text
 from pipeline.models import MODELS
 
@@ -85,6 +86,7 @@ def train_one(config: TrainConfig, world: World, reporter: Reporter) -> dict[str
         world.on_leader(lambda: run.claim(config))
         for line in header(config, parts, world, images):
             reporter.note(line)
+        run_first_stage(parts, config, world, run, reporter)
         return Trainer(parts, config, world, run, reporter).fit()
 
 

@@ -42,3 +42,16 @@ def test_entropy_and_the_most_uncertain_rows() -> None:
     assert entropy(logits)[[0, 2, 3]].tolist() == pytest.approx([math.log(2), wanted, 0.0], rel=1e-6)
     assert most_uncertain(entropy(logits), 2).tolist() == [2, 0]
     assert most_uncertain(entropy(logits), 9).tolist() == [3, 1, 2, 0]
+
+
+def test_mixing_keeps_the_order_in_memory() -> None:
+    box = torch.tensor([0, 1, 2, 2])
+    for memory in (torch.channels_last, torch.contiguous_format):
+        own, partner = (x.contiguous(memory_format=memory) for x in images())
+        for mixed in (mixup(own, partner, torch.tensor(0.3)), cutmix(own, partner, box), cutout(own, box)):
+            assert mixed.is_contiguous(memory_format=memory) and mixed.dtype == own.dtype
+
+
+def test_shares_of_several_boxes_at_once() -> None:
+    boxes = torch.tensor(BOXES)
+    assert own_share(boxes.T, 4, 6).tolist() == [own_share(box, 4, 6).item() for box in boxes]

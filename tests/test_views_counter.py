@@ -97,6 +97,10 @@ def test_the_law_stays_as_it_is():
         "SPLIT": 7,
         "CUTOUT": 8,
         "BOX": 9,
+        "AUTOAUGMENT": 10,
+        "RANDAUGMENT": 11,
+        "STRONG": 12,
+        "PATCH": 13,
     }
     index = np.arange(6)
     size = np.full(6, 500), np.full(6, 375)

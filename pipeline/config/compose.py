@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline.config.keys import ConfigError, HelpRequested, Problems, flatten, merge
-from pipeline.config.layers import SELECTORS, layers_of, read_yaml
+from pipeline.config.layers import SELECTORS, layers_of, parts_of, read_yaml
 from pipeline.nearest import hint
 
 FREE_FORM = "method_args"
@@ -106,6 +106,21 @@ def validate_arguments(owner: type, given: Mapping[str, Any]) -> Any:
     return made
 
 
+def argument_problems(method: str, given: Mapping[str, Any], arguments_of: Callable[[str], type]) -> Problems:
+    """What is wrong with `method_args`; those of a combination lie under their parts' names."""
+    parts = parts_of(method)
+    problems: Problems = []
+    if len(parts) > 1:
+        names = ", ".join(f"{FREE_FORM}.{part}.*" for part in parts)
+        problems = [f"unknown key '{FREE_FORM}.{key}' (known: {names})" for key in given if key not in parts]
+    for part in parts:
+        try:
+            validate_arguments(arguments_of(part), given if len(parts) == 1 else given.get(part, {}))
+        except ConfigError as error:
+            problems += error.problems
+    return problems
+
+
 def canonical_names(nested: dict[str, Any], names: Names, problems: Problems) -> dict[str, Any]:
     """Names that stand for parts replaced by their registered spelling; unknown ones become problems."""
     flat = flatten(nested)
@@ -146,10 +161,7 @@ def compose(
     below = [{k: v for k, v in layer.items() if k in schema.model_fields} for layer in layers]
     nested = canonical_names(merge(*below, own), names, problems)
     if arguments_of is not None and not problems:
-        try:
-            validate_arguments(arguments_of(nested["method"]), nested.get(FREE_FORM, {}))
-        except ConfigError as error:
-            problems += error.problems
+        problems += argument_problems(nested["method"], nested.get(FREE_FORM, {}), arguments_of)
     made = None
     try:
         made = validate(schema, nested)

@@ -79,8 +79,39 @@ def _applies(when: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
 
 def unfold(layer: dict[str, Any], chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The layer itself, then those of its `per:` entries that apply to the chosen selectors, in order."""
-    exceptions = layer.pop("per", [])
-    return [layer] + [e["set"] for e in exceptions if _applies(e["when"], chosen)]
+    own = {key: value for key, value in layer.items() if key not in ("per", "with")}
+    return [own] + [e["set"] for e in layer.get("per", []) if _applies(e["when"], chosen)]
+
+
+def parts_of(method: str | None) -> list[str]:
+    """['kd', 'crd'] for kd+crd."""
+    return str(method).split("+")
+
+
+def _method_layer(name: str) -> dict[str, Any]:
+    """The file of a method; of a combination by parts: {part: file}, with what a part changes in another added."""
+    parts = parts_of(name)
+    files = {part: layer_file("method", part) for part in parts}
+    if len(parts) == 1:
+        return files[name]
+    for part in parts:
+        for other in sorted(files[part].get("with", {}).keys() & files.keys()):
+            added = {"when": {}, "set": files[part]["with"][other]}
+            files[other] = {**files[other], "per": [*files[other].get("per", []), added]}
+    return files
+
+
+def _unfold_parts(layer: dict[str, Any], chosen: Mapping[str, Any], by_part: bool) -> list[dict[str, Any]]:
+    """`unfold` for each part of a combination, its method_args under the part's name."""
+    parts = parts_of(chosen.get("method"))
+    if len(parts) == 1:
+        return unfold(layer, chosen)
+    found = []
+    for part in parts:
+        for content in unfold(layer[part] if by_part else layer, {**chosen, "method": part}):
+            nested = {"method_args": {part: content["method_args"]}} if "method_args" in content else {}
+            found.append({**content, **nested})
+    return found
 
 
 def student_of(
@@ -96,6 +127,12 @@ def student_of(
         return canonical(str(model), {"networks": networks}).rpartition("/")[2]
     except LookupError:
         return None  # reported where the keys are validated
+
+
+def _recipe_of(layer: Mapping[str, Any], parts: list[str]) -> str | None:
+    """The recipe that a method's file names; of a combination that of the last part which names one."""
+    files = [layer] if len(parts) == 1 else [layer.get(part, {}) for part in parts]
+    return next((file["recipe"] for file in reversed(files) if file.get("recipe")), None)
 
 
 def layers_of(
@@ -125,11 +162,14 @@ def layers_of(
             problems.extend(error.problems)
     if "method" in uses:
         chosen["method"] = chosen["method"] or "vanilla"
-        load("method", lambda: layer_file("method", chosen["method"]) | {"method": chosen["method"]})
+        load("method", lambda: _method_layer(str(chosen["method"])))
     if "recipe" in uses:
-        of_method = found.get("method", {}).get("recipe")
+        of_method = _recipe_of(found.get("method", {}), parts_of(chosen.get("method")))
         chosen["recipe"] = of_method if chosen["recipe"] in (None, "default") else chosen["recipe"]
         if chosen["recipe"] is not None:
             load("recipe", lambda: layer_file("recipe", chosen["recipe"]) | {"recipe": chosen["recipe"]})
     chosen["student"] = student_of(given, found, network)
-    return [part for kind in SELECTORS if kind in found for part in unfold(found[kind], chosen)]
+    layers = [
+        part for kind in SELECTORS if kind in found for part in _unfold_parts(found[kind], chosen, kind == "method")
+    ]
+    return [*layers, {"method": chosen["method"]}] if "method" in found else layers

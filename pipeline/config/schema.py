@@ -34,6 +34,12 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+class PruneConfig(Section):
+    rate: float = key(0.1, "share of each layer's weights the pruned copy lacks (teacher.source=pruned)", ge=0, lt=1)
+    weight: float = key(0.7, "of the unpruned teacher's logits in the average", ge=0, le=1)
+    batch_statistics: bool = key(False, "the pruned copy normalises by the batch, as R2KD's code does")
+
+
 class TeacherConfig(Section):
     model: Text | None = key(None, "teacher network, also timm:NAME or torchvision:NAME; set by pair=")
     args: dict[str, Any] = key({}, "options of the network, such as stem_feature or double_bn_update")
@@ -44,6 +50,7 @@ class TeacherConfig(Section):
     std: Rgb | None = key(None, "its own standard deviation where it differs from data.std")
     image_size: int | None = key(None, "pixels it sees where they differ from data.image_size", ge=1)
     interpolation: Literal["bilinear", "bicubic"] | None = key(None, "how; default that of its weights, or bilinear")
+    prune: PruneConfig = PruneConfig()
     cache: Text | None = key(None, "folder of cached outputs (ignored when teacher.source=live)")
 
 
@@ -89,7 +96,9 @@ class OptimConfig(Section):
     name: Text = key("sgd", "sgd, adamw (fused), dot, or apex_lamb, apex_novograd, apex_larc where apex is installed")
     lr: float = key(0.05, "learning rate of the global batch; never scaled behind your back", gt=0)
     momentum: float = key(0.9, "of SGD", ge=0, lt=1)
-    dot_delta: float = key(0.075, "of DOT: task momentum - delta, distillation momentum + delta (.09 on ImageNet)", ge=0)
+    dot_delta: float = key(
+        0.075, "of DOT: task momentum - delta, distillation momentum + delta (.09 on ImageNet)", ge=0
+    )
     nesterov: bool = key(False, "Nesterov momentum")
     betas: Span = key((0.9, 0.999), "of AdamW and LAMB")
     eps: float = key(1e-8, "of AdamW and LAMB", gt=0)

@@ -1,15 +1,16 @@
 """Curriculum temperature. Li et al. 2023 (AAAI, arXiv 2211.16231), eqs. 3 to 6, with the global temperature."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, View
+from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, View
 from pipeline.distillers import DISTILLERS
 
 
@@ -31,16 +32,18 @@ def learned_temperature_loss(student_BK: Tensor, teacher_BK: Tensor, T_1: Tensor
 
 @DISTILLERS.register("ctkd")
 class CTKD(Distiller):
-    """KD whose temperature t_start + t_range * sigmoid(g) is trained against the student (reversed gradient).
+    """KD whose temperature t_start + span * sigmoid(g) is trained against the student (reversed gradient).
 
-    One variant: the official code computes the published formula. Its range is 1..21 with the published t_start = 1
-    and t_range = 20, and it starts at 15.6 (g = 1). Weight decay pulls on g as on any other parameter, as there.
+    g starts at 1. The official code, the default because its tables come from it, adds its end of 20 to its start of 1:
+    the range is 1..21 and the first temperature 15.6. The paper states 1..20: `paper` starts at 14.9. Weight decay
+    pulls on g as on any other parameter, as in the code.
     """
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """t_start, t_range: of the temperature; decay_first, decay_last: factors of its gradient at the beginning and
-        after decay_loops epochs (counted from 1); ce_weight, kd_weight: of the two terms."""
+        """t_start: least temperature; t_range: width of its range (variant paper: its end); decay_first, decay_last:
+        factors of its gradient at the beginning and after decay_loops epochs (counted from 1); ce_weight, kd_weight: of
+        the two terms."""
 
         t_start: Annotated[float, Field(gt=0)] = 1.0
         t_range: Annotated[float, Field(ge=0)] = 20.0
@@ -50,14 +53,21 @@ class CTKD(Distiller):
         ce_weight: Annotated[float, Field(ge=0)] = 0.1
         kd_weight: Annotated[float, Field(ge=0)] = 0.9
 
+    variants: ClassVar[Mapping[str, str]] = {
+        "original": "t_start + t_range * sigmoid(g), as the official code: 1..21",
+        "paper": "t_start + (t_range - t_start) * sigmoid(g): 1..20",
+    }
+
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__(config, setting, variant)
+        self.span = config.t_range - {"original": 0.0, "paper": config.t_start}[self.variant]
+        if self.span < 0:
+            raise InputError(f"ctkd: t_start={config.t_start} is above the end of the range, t_range={config.t_range}")
         self.global_T = nn.Parameter(torch.ones(1))
 
     def temperature(self, factor: Tensor) -> Tensor:
         """[1]; its gradient by global_T is multiplied by `factor`."""
-        c = self.config
-        return c.t_start + c.t_range * torch.sigmoid(scale_gradient(self.global_T, factor))
+        return self.config.t_start + self.span * torch.sigmoid(scale_gradient(self.global_T, factor))
 
     def gradient_factor(self, progress: Tensor) -> Tensor:
         """Of the epoch that is under way at `progress` completed epochs; 0-d."""

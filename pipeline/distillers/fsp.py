@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, FirstStage, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
@@ -64,10 +64,6 @@ class FSP(Distiller):
             raise InputError(f"fsp needs equal widths of all maps, not {student} (student) and {teacher} (teacher)")
         self.gap: Callable[[Tensor, Tensor], Tensor] = {"repdistiller": mean_gap, "paper": norm_gap}[self.variant]
         self.first_stage = FirstStage(config.first_epochs, config.first_lr) if config.first_epochs else None
-
-    def first_stage_modules(self) -> tuple[nn.Module, ...]:
-        """Own modules that the first stage trains: none."""
-        return ()
 
     def flow_terms(self, students: Sequence[Tensor], teachers: Sequence[Tensor]) -> Tensor:
         """One number per pair of consecutive maps, without weight."""

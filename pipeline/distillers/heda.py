@@ -100,15 +100,9 @@ class HEDA(Distiller):
             row_M = first + torch.arange(min(2, rows), device=row_M.device)
             own_M = torch.arange(len(row_M), device=row_M.device)
         here_M = row_M[own_M] - first
-        return [
-            Batch(
-                image_BCHW=self.mixed(batch, row_M, own_M, index_G),
-                label_B=batch.label_B[here_M],
-                index_B=batch.index_B[here_M],
-                view=batch.view,
-                share=batch.share,
-            )
-        ]
+        image_MCHW = self.mixed(batch, row_M, own_M, index_G)
+        label_M, index_M = batch.label_B[here_M], batch.index_B[here_M]
+        return [Batch(image_BCHW=image_MCHW, label_B=label_M, index_B=index_M, view=batch.view, share=batch.share)]
 
     def _share(self, teacher: ModelOutput, index_B: Tensor) -> Tensor:
         """0-d: this rank's part of the sub-batch over its part of the batch; 1 on one rank, 0 without rows."""

@@ -70,7 +70,8 @@ class HKD(Distiller):
         pairing, self.combine = {"semckd": ("simkd", self.first_rules)}.get(
             self.variant, (self.variant, self.last_rules)
         )
-        self.pairs = stage_pairs(setting, pairing, "hkd")
+        advice = "variant=semckd (the first ones of both) or variant=aligned (the last ones of both)"
+        self.pairs = stage_pairs(setting, pairing, "hkd", advice)
 
     def stage_terms(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         """flow_loss of each pair of stages, without weight."""

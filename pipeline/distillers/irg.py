@@ -65,7 +65,7 @@ class IRG(Distiller):
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__(config, setting, variant)
         staged = self.variant in STAGED
-        self.pairs: Pairs = stage_pairs(setting, self.variant, "irg") if staged else ()
+        self.pairs: Pairs = stage_pairs(setting, self.variant, "irg", "variant=semckd (no stages)") if staged else ()
         self.graph = self.staged_graph if staged else self.pooled_graph
 
     def pooled_graph(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:

@@ -55,10 +55,10 @@ class OFD(Distiller):
     """ce_weight * CE + feat_weight * sum over stages of 2^-(distance from the last stage) * partial_l2 (+ KD).
 
     Maps are those before the last ReLU of each stage, of the longer list the last ones. The margins come from the
-    teacher's BN before that ReLU. mdistiller follows the authors' code except for its teacher, which its train() leaves
-    in training mode (batch statistics, drifting running ones); here teachers are always in eval mode. It is the
-    default, because it also takes maps of unlike sizes (the teacher's are pooled to the student's). `paper` has no
-    weights of stages, and both networks must have maps of equal size.
+    teacher's BN before that ReLU. The authors' code is the default; where it has no case, for maps of unlike sizes, it
+    is completed as in mdistiller: the teacher's are pooled to the student's. mdistiller computes the same of a teacher
+    that its train() leaves in training mode (batch statistics, drifting running ones), which no loss can bring about:
+    see teacher_in_train_mode. `paper` has no weights of stages, and both networks must have maps of equal size.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,11 @@ class OFD(Distiller):
         feat_weight: Annotated[float, Field(ge=0)] = 1e-3
 
     variants: ClassVar[Mapping[str, str]] = {
-        "mdistiller": "stages weigh 1, 1/2, 1/4 ... from the last one; the teacher's maps pooled to the student's size",
-        "original": "the authors' code: weights as mdistiller, maps of equal size only",
+        "original": "stages weigh 1, 1/2, 1/4 ... from the last one; teacher in eval mode",
+        "mdistiller": "as original, of a teacher in training mode",
         "paper": "stages weigh the same, maps of equal size only",
     }
+    teacher_in_train_mode: ClassVar[frozenset[str]] = frozenset({"mdistiller"})
     needs = Signal.LOGITS | Signal.FEATURES | Signal.WEIGHTS
     student_features = True
 
@@ -87,9 +88,8 @@ class OFD(Distiller):
         if len(setting.norms) < self.levels:
             raise InputError("ofd needs the batch norm before each stage's last ReLU of the teacher, which has none")
         pairs = list(zip(student.preact[-self.levels :], teacher.preact[-self.levels :], strict=True))
-        decay, resize = {"mdistiller": (0.5, True), "original": (0.5, False), "paper": (1.0, False)}[self.variant]
-        if not resize:
-            _check_sizes(pairs)
+        decay, check = {"paper": (1.0, _check_sizes)}.get(self.variant, (0.5, _any_sizes))
+        check(pairs)
         self.weights = [decay ** (self.levels - 1 - i) for i in range(self.levels)]
         self.connectors = nn.ModuleList(connector(s[0], t[0], config.kernel) for s, t in pairs)
         for i, norm in enumerate(setting.norms[-self.levels :]):
@@ -112,10 +112,14 @@ class OFD(Distiller):
         return label_terms(self.config, student, teacher, batch) | {"ofd": self.config.feat_weight * total}
 
 
+def _any_sizes(pairs: list[tuple[Shape, Shape]]) -> None:
+    pass
+
+
 def _check_sizes(pairs: list[tuple[Shape, Shape]]) -> None:
     for student, teacher in pairs:
         if student[1:] != teacher[1:]:
             raise InputError(
                 f"ofd pairs a student map of {student[1]} x {student[2]} with a teacher map of"
-                f" {teacher[1]} x {teacher[2]}: only variant=mdistiller resizes"
+                f" {teacher[1]} x {teacher[2]}: variant=paper does not resize, variant=original does"
             )

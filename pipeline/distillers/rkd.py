@@ -75,6 +75,7 @@ class RKD(Distiller):
         "mdistiller": "as repdistiller",
         "paper": "means over pairs and triples of different samples",
     }
+    relates_samples = True
     needs = Signal.LOGITS | Signal.POOLED
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:

@@ -62,6 +62,7 @@ class SemCKD(Distiller):
         soft: Annotated[float, Field(gt=0)] = 1.0
         feat_weight: Annotated[float, Field(ge=0)] = 400.0
 
+    relates_samples = True
     needs = Signal.LOGITS | Signal.FEATURES
     student_features = True
 

@@ -36,6 +36,7 @@ class SP(Distiller):
 
         feat_weight: Annotated[float, Field(ge=0)] = 3000.0
 
+    relates_samples = True
     needs = Signal.LOGITS | Signal.FEATURES
     student_features = True
 

@@ -11,6 +11,7 @@ from pipeline.contracts import InputError, Setting, Shapes
 from pipeline.distillers.maps import Shape
 
 Pairs = tuple[tuple[int, int], ...]
+CUT = "variant=repdistiller (the first ones of both, as published) or variant=aligned (the last ones of both)"
 
 LIST_VARIANTS: Mapping[str, str] = {
     "matched": "stage lists of equal length; other pairs of networks are an error",
@@ -23,10 +24,7 @@ LIST_VARIANTS: Mapping[str, str] = {
 
 def _equal(student: int, teacher: int) -> Pairs:
     if student != teacher:
-        raise InputError(
-            f"the student has {student} stage maps, the teacher {teacher}: choose variant=repdistiller (the first ones"
-            " of both, as published) or variant=aligned (the last ones of both)"
-        )
+        raise InputError(f"the student has {student} stage maps, the teacher {teacher}")
     return tuple((i, i) for i in range(1, student + 1))
 
 
@@ -55,13 +53,17 @@ def both_shapes(setting: Setting | None, method: str) -> tuple[Shapes, Shapes]:
     return setting.student, setting.teacher
 
 
-def stage_pairs(setting: Setting | None, variant: str, method: str) -> Pairs:
+def stage_pairs(setting: Setting | None, variant: str, method: str, advice: str = CUT) -> Pairs:
     """(student, teacher) indices into ModelOutput.features; the stem (index 0) is never among them.
 
-    Raises InputError for lists that the variant cannot pair.
+    advice: variants of the method that take lists of different length. Raises InputError, with the advice, for lists
+    that the variant cannot pair.
     """
     student, teacher = both_shapes(setting, method)
-    pairs = _RULES.get(variant, _equal)(len(student.features) - 1, len(teacher.features) - 1)
+    try:
+        pairs = _RULES.get(variant, _equal)(len(student.features) - 1, len(teacher.features) - 1)
+    except InputError as error:
+        raise InputError(f"{method}: {error}: choose {advice}") from None
     if not pairs:
         raise InputError(f"{method} compares stage maps, and one of the networks has none")
     return pairs

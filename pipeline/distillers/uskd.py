@@ -80,6 +80,7 @@ class USKD(Distiller):
         "cls_kd": "ranks by weak probabilities and final log-probabilities, the label among them, as the authors' code",
         "paper": "ranks of the other classes by both heads' probabilities",
     }
+    relates_samples = True
     needs = Signal.NONE
     student_features = True
 

@@ -48,8 +48,9 @@ class VID(Distiller):
 
     The larger map of a pair is pooled to the smaller one. The variance of each teacher channel is softplus(log_scale)
     + eps and trained, as in the paper and in RepDistiller; in mdistiller it stays at init_variance, because the
-    optimiser never sees it (nor do checkpoints), and its probing forward leaves noise in the teacher's BN statistics,
-    which is not reproduced. The mean over elements instead of eq. 5's sum is that of the authors' code.
+    optimiser never sees it (nor do checkpoints), and it starts from a teacher that was probed with noise: see
+    teacher_probed. The mean over elements instead of eq. 5's sum is that of the authors' code. The default is that
+    formula for lists that match; the cut lists are variants of their own.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -62,9 +63,10 @@ class VID(Distiller):
 
     variants: ClassVar[Mapping[str, str]] = {
         **LIST_VARIANTS,
-        "mdistiller": "as repdistiller, with variances that are never trained",
+        "mdistiller": "as repdistiller, with variances that are never trained; teacher probed with noise",
         "paper": "as matched: equation 5 with means over elements",
     }
+    teacher_probed: ClassVar[frozenset[str]] = frozenset({"mdistiller"})
     needs = Signal.LOGITS | Signal.FEATURES
     student_features = True
 

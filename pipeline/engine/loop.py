@@ -21,6 +21,7 @@ from pipeline.engine.runner import StepRunner
 from pipeline.engine.schedule import learning_rate
 from pipeline.engine.state import State, capture, restore
 from pipeline.engine.summary import best_record, finish_text, summarise
+from pipeline.engine.teacher_pass import teach
 from pipeline.engine.trackers import Tracker, open_trackers
 
 
@@ -76,6 +77,8 @@ class Trainer:
         if finished is not None:
             self.reporter.note(f"already complete: {finish_text(finished, self.run.folder)}")
             return finished
+        if self.done == 0 and self.parts.distiller.teacher_pass:
+            teach(self.parts.distiller, self.parts.teacher, self.parts.train, self.world)
         trackers: list[Tracker] = []
         log, folder = self.config.log, self.run.folder
         self.world.on_leader(lambda: trackers.extend(open_trackers(log, folder, self.config, self.closed)))

@@ -49,6 +49,12 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def largest(self, value: Tensor) -> Tensor:
+        """The largest `value` (0-d) of all ranks."""
+        if self.ranks > 1:
+            dist.all_reduce(value, op=dist.ReduceOp.MAX)
+        return value
+
     def gather(self, item: T) -> list[T]:
         """`item` of every rank by rank on the leader, [] elsewhere."""
         if self.ranks == 1:

@@ -1,7 +1,6 @@
 """Epoch arithmetic common to all loaders: which samples are batch (epoch, step) of a rank, and which comes next."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,16 +10,9 @@ from torch import Tensor
 from pipeline import views
 from pipeline.contracts import Batch, InputError
 from pipeline.datasets.image_set import ImageSet
+from pipeline.loaders.further import FurtherViews, Read, Span
 from pipeline.loaders.pixels import Normalise
-from pipeline.loaders.plan import Plan
-
-
-class Span(NamedTuple):
-    """Rows start..stop of an epoch's order, and their weight: one rank's part of one global batch."""
-
-    start: int
-    stop: int
-    share: float
+from pipeline.loaders.plan import STEP_KINDS, Plan
 
 
 class EpochLoader:
@@ -86,28 +78,45 @@ class EpochLoader:
         """Go on where `state_dict` stood. Raises InputError where this loader has no such batch."""
         self.set_epoch(state["epoch"], state["step"])
 
+    def _order(self, epoch: int, view: int) -> NDArray[np.int64]:
+        """Rows of index_N in the order of the epoch."""
+        plan, rows = self.plan, len(self.index_N)
+        if plan.drawn_by(STEP_KINDS):
+            # Of the view, like all that depends on who is in a batch: a view then shows the same whatever the run.
+            return views.order(plan.data_seed, view, rows)
+        return views.order(plan.seed, epoch, rows) if plan.train else np.arange(rows)
+
     def __iter__(self) -> Iterator[Batch]:
         plan, epoch, first = self.plan, self._epoch, self._step
         view = views.view_of(epoch, plan.views) if plan.train else 0
-        rows = len(self.index_N)
-        row_N = views.order(plan.seed, epoch, rows) if plan.train else np.arange(rows)
+        row_N = self._order(epoch, view)
         # One copy per epoch: a copy per batch would make the host wait for the device.
         index_N = torch.from_numpy(self.index_N[row_N]).to(plan.device)
         label_N = torch.from_numpy(self.image_set.label_N[self.index_N[row_N]]).to(plan.device)
         spans = self._spans[first:]
-        for span, pixels_BHWC in zip(spans, self._pixels(row_N, view, spans), strict=True):
-            first += 1
-            self._epoch, self._step = (epoch, first) if first < len(self) else (epoch + 1, 0)
-            yield Batch(
-                image_BCHW=self._normalise(pixels_BHWC),
+        further = FurtherViews(plan, view, label_N, spans, first) if plan.train and plan.streams else None
+        reads = further.reads if further else [Read(start, stop, stop - start) for start, stop, _ in spans]
+        row_M = row_N[further.order_M] if further else row_N
+        for step, (span, pixels_BHWC) in enumerate(zip(spans, self._pixels(row_M, view, reads), strict=True)):
+            after = first + step + 1
+            self._epoch, self._step = (epoch, after) if after < len(self) else (epoch + 1, 0)
+            image_MCHW = self._normalise(pixels_BHWC)
+            batch = Batch(
+                image_BCHW=image_MCHW[: span.stop - span.start] if further else image_MCHW,
                 label_B=label_N[span.start : span.stop],
                 index_B=index_N[span.start : span.stop],
                 view=view,
                 share=span.share,
             )
+            if further:
+                further.add(step, batch, image_MCHW)
+            yield batch
         if not spans:
             self._epoch, self._step = epoch + 1, 0
 
-    def _pixels(self, row_N: NDArray[np.int64], view: int, spans: Sequence[Span]) -> Iterator[Tensor]:
-        """For each span of row_N (rows of index_N, in the order of the epoch): uint8 [B, H, W, 3] on the device."""
+    def _pixels(self, row_M: NDArray[np.int64], view: int, reads: Sequence[Read]) -> Iterator[Tensor]:
+        """For each read (entries of row_M, which are rows of index_N): uint8 [B, H, W, 3] on the device.
+
+        Behind the rows that are read come their views by operations: for each such stream, `read.own` rows.
+        """
         raise NotImplementedError

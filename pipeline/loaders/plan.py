@@ -1,14 +1,19 @@
 """What a loader must know to obey the law of views."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, Stream
+from pipeline.views import OP_KINDS
 
 CROPS = ("pad", "window", "none")
+PAIR_KINDS = ("mixup", "cutmix")  # of an image and its partner, by Beta(alpha, alpha)
+SIZE_KINDS = ("cutout",)
+STEP_KINDS = (*PAIR_KINDS, *SIZE_KINDS)  # drawn once per global batch; the other kinds (OP_KINDS) once per image
 Rgb = tuple[float, float, float]
 
 
@@ -23,7 +28,9 @@ class Plan:
     resize: pixels of the shorter side of images that are not image_size x image_size, before the centre crop; None =
     image_size, but image_size / 0.875 where crop=window (the usual evaluation of such recipes).
     index_N: positions of the set that the loader uses, None = all; a Batch names positions in the whole set.
-    workers: processes (threads, while the resident loader decodes files). Raises InputError, one line.
+    workers: processes (threads of the resident loader, while it decodes files or operates on images).
+    streams: further views of each training image, by name; of two equal ones each would be the other's copy.
+    Raises InputError, one line.
     """
 
     batch_size: int
@@ -47,6 +54,7 @@ class Plan:
     device: torch.device | str = "cpu"
     views: int | None = None
     index_N: NDArray[np.int64] | None = None
+    streams: Mapping[str, Stream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for fine, text in (
@@ -68,6 +76,24 @@ class Plan:
         ):
             if not fine:
                 raise InputError(text)
+        for name, stream in self.streams.items():
+            self._check(name, stream)
+        if len(set(self.streams.values())) < len(self.streams):
+            raise InputError(f"two of the streams {', '.join(self.streams)} are the same")
+
+    def _check(self, name: str, stream: Stream) -> None:
+        known = (*STEP_KINDS, *OP_KINDS)
+        for fine, text in (
+            (stream.kind in known, f"kind={stream.kind!r} is none of {', '.join(known)}"),
+            (stream.kind not in PAIR_KINDS or stream.alpha > 0, f"alpha={stream.alpha} is not positive"),
+            (stream.kind not in SIZE_KINDS or stream.size >= 1, f"a square of {stream.size} pixels cuts nothing out"),
+        ):
+            if not fine:
+                raise InputError(f"stream {name}: {text}")
+
+    def drawn_by(self, kinds: Sequence[str]) -> dict[str, Stream]:
+        """The streams of these kinds, by name; {} in evaluation."""
+        return {name: stream for name, stream in self.streams.items() if self.train and stream.kind in kinds}
 
     @property
     def shorter_side(self) -> int:

@@ -16,7 +16,9 @@ from pipeline import views
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
-from pipeline.loaders.epochs import EpochLoader, Span
+from pipeline.loaders.ahead import OperatedAhead
+from pipeline.loaders.epochs import EpochLoader
+from pipeline.loaders.further import Read
 from pipeline.loaders.pixels import fit
 from pipeline.loaders.plan import Plan
 
@@ -38,12 +40,22 @@ class ResidentLoader(EpochLoader):
         self._at_S = torch.arange(size, device=self._device)
         self._rows_S = self._at_S * self._wide
         self._columns_2S = torch.stack([self._at_S, self._at_S.flip(0)])
+        self._operated = self._operated_ahead() if plan.drawn_by(views.OP_KINDS) else None
+
+    def _inner(self, pixel_P3: Tensor) -> Tensor:
+        """The images without their border, [N, S, S, 3], where they lie."""
+        wide, border = self._wide, self.plan.border
+        return pixel_P3[:-1].view(-1, wide, wide, 3)[:, border : wide - border, border : wide - border]
+
+    def _operated_ahead(self) -> OperatedAhead:
+        # A second copy in the host's memory where the device is another.
+        return OperatedAhead(self.image_set, self.plan, self.index_N, self._inner(self._pixel_P3).cpu())
 
     def _load(self) -> Tensor:
         """All pixels with their border, uint8 [N * wide * wide + 1, 3]; the last one is 0, for what lies outside."""
-        plan, wide, border = self.plan, self._wide, self.plan.border
+        plan, wide = self.plan, self._wide
         pixel_P3 = torch.zeros(len(self.index_N) * wide * wide + 1, 3, dtype=torch.uint8, device=self._device)
-        inner = pixel_P3[:-1].view(-1, wide, wide, 3)[:, border : wide - border, border : wide - border]
+        inner = self._inner(pixel_P3)
 
         def place(start: int) -> None:
             block = self.index_N[start : start + BLOCK].tolist()
@@ -55,29 +67,36 @@ class ResidentLoader(EpochLoader):
                 pass
         return pixel_P3
 
-    def _pixels(self, row_N: NDArray[np.int64], view: int, spans: Sequence[Span]) -> Iterator[Tensor]:
-        plan = self.plan
-        row = torch.from_numpy(row_N).to(self._device)
-        index_N = self._index_N[row]
-        corner_N = row * self._wide**2
-        mirror_N = torch.zeros_like(row)
-        if plan.border:
-            top_N, left_N = views.crop_offsets(plan.data_seed, view, index_N, plan.border)
-            corner_N += top_N * self._wide + left_N
-        if plan.mirrors:
-            mirror_N = torch.as_tensor(views.flips(plan.data_seed, view, index_N)).long()
-        matrix_N6 = self._matrices(row_N, view)
-        for start, stop, _ in spans:
-            turns = None if matrix_N6 is None else matrix_N6[start:stop]
-            yield self._gather(corner_N[start:stop], mirror_N[start:stop], turns)
+    def _pixels(self, row_M: NDArray[np.int64], view: int, reads: Sequence[Read]) -> Iterator[Tensor]:
+        plain = self._plain(row_M, view, reads)
+        if self._operated is None:
+            return plain
+        both = zip(plain, self._operated(row_M, view, reads), strict=True)
+        return (torch.cat(pixels) for pixels in both)
 
-    def _matrices(self, row_N: NDArray[np.int64], view: int) -> Tensor | None:
+    def _plain(self, row_M: NDArray[np.int64], view: int, reads: Sequence[Read]) -> Iterator[Tensor]:
+        plan = self.plan
+        row = torch.from_numpy(row_M).to(self._device)
+        index_M = self._index_N[row]
+        corner_M = row * self._wide**2
+        mirror_M = torch.zeros_like(row)
+        if plan.border:
+            top_M, left_M = views.crop_offsets(plan.data_seed, view, index_M, plan.border)
+            corner_M += top_M * self._wide + left_M
+        if plan.mirrors:
+            mirror_M = torch.as_tensor(views.flips(plan.data_seed, view, index_M)).long()
+        matrix_M6 = self._matrices(row_M, view)
+        for start, stop, _ in reads:
+            turns = None if matrix_M6 is None else matrix_M6[start:stop]
+            yield self._gather(corner_M[start:stop], mirror_M[start:stop], turns)
+
+    def _matrices(self, row_M: NDArray[np.int64], view: int) -> Tensor | None:
         """Rotations of the epoch, computed on the host."""
         plan = self.plan
         if not plan.degrees:
             return None
-        angle_N = views.rotation_angles(plan.data_seed, view, self.index_N[row_N], plan.degrees)
-        return torch.from_numpy(views.rotation_matrices(angle_N, plan.image_size, plan.image_size)).to(self._device)
+        angle_M = views.rotation_angles(plan.data_seed, view, self.index_N[row_M], plan.degrees)
+        return torch.from_numpy(views.rotation_matrices(angle_M, plan.image_size, plan.image_size)).to(self._device)
 
     def _gather(self, corner_B: Tensor, mirror_B: Tensor, matrix_B6: Tensor | None) -> Tensor:
         """uint8 [B, S, S, 3]: the crop at corner_B (position of its first pixel), mirrored, then rotated."""

@@ -5,80 +5,21 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from pipeline import views
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
-from pipeline.loaders.epochs import EpochLoader, Span
-from pipeline.loaders.pixels import cut, fit
+from pipeline.loaders.epochs import EpochLoader
+from pipeline.loaders.further import Read
+from pipeline.loaders.host import HostBatches, Task
 from pipeline.loaders.plan import Plan
-
-
-class Task(NamedTuple):
-    """The samples of one batch and the view to show of them: all that a worker needs, whatever came before."""
-
-    view: int
-    index_B: NDArray[np.int64]
-
-
-class HostBatches(Dataset[Any]):
-    """Turns a task into the pixels of its batch, uint8 [B, S, S, 3]. Picklable, so that workers may be spawned.
-
-    A worker hands an InputError back as a value: raised in a worker it would arrive wrapped into a traceback.
-    """
-
-    def __init__(self, image_set: ImageSet, plan: Plan) -> None:
-        self.image_set = image_set
-        self.plan = plan
-
-    def __getitem__(self, task: Task) -> Tensor | InputError:
-        try:
-            images = [self.image_set.read(i) for i in task.index_B.tolist()]
-        except InputError as error:
-            return error
-        pixels = self._windows(images, task) if self.plan.windows else self._crops(images, task)
-        if self.plan.mirrors:
-            flip_B = np.asarray(views.flips(self.plan.data_seed, task.view, task.index_B))
-            pixels[flip_B] = pixels[flip_B, :, ::-1]
-        if self.plan.degrees:
-            pixels = self._rotated(pixels, task)
-        return torch.from_numpy(pixels)
-
-    def _windows(self, images: list[NDArray[np.uint8]], task: Task) -> NDArray[np.uint8]:
-        """RandomResizedCrop: a window of each image, resized."""
-        plan = self.plan
-        height_B, width_B = np.array([image.shape[:2] for image in images], dtype=np.int64).T
-        window_B4 = views.resized_crop_windows(
-            plan.data_seed, task.view, task.index_B, height_B, width_B, plan.scale, plan.ratio
-        )
-        return np.stack([cut(image, window, plan.image_size) for image, window in zip(images, window_B4, strict=True)])
-
-    def _crops(self, images: list[NDArray[np.uint8]], task: Task) -> NDArray[np.uint8]:
-        """The images at image_size, cut out of their padded selves where a border is asked for."""
-        size, border = self.plan.image_size, self.plan.border
-        pixels = np.stack([fit(image, self.plan.shorter_side, size) for image in images])
-        if not border:
-            return pixels
-        padded = np.pad(pixels, ((0, 0), (border, border), (border, border), (0, 0)))
-        top_B, left_B = views.crop_offsets(self.plan.data_seed, task.view, task.index_B, border)
-        for b, (top, left) in enumerate(zip(top_B.tolist(), left_B.tolist(), strict=True)):
-            pixels[b] = padded[b, top : top + size, left : left + size]
-        return pixels
-
-    def _rotated(self, pixels: NDArray[np.uint8], task: Task) -> NDArray[np.uint8]:
-        size, at_S = self.plan.image_size, np.arange(self.plan.image_size)
-        angle_B = views.rotation_angles(self.plan.data_seed, task.view, task.index_B, self.plan.degrees)
-        y, x, inside = views.rotation_sources(views.rotation_matrices(angle_B, size, size), at_S, at_S)
-        sample = np.arange(len(pixels))[:, None, None]
-        return np.where(inside[..., None], pixels[sample, np.where(inside, y, 0), np.where(inside, x, 0)], np.uint8(0))
 
 
 class Tasks:
@@ -139,9 +80,9 @@ class WorkerLoader(EpochLoader):
             generator=torch.Generator(),
         )
 
-    def _pixels(self, row_N: NDArray[np.int64], view: int, spans: Sequence[Span]) -> Iterator[Tensor]:
-        index_N = self.index_N[row_N]
-        self._tasks.tasks = [Task(view, index_N[span.start : span.stop]) for span in spans]
+    def _pixels(self, row_M: NDArray[np.int64], view: int, reads: Sequence[Read]) -> Iterator[Tensor]:
+        index_M = self.index_N[row_M]
+        self._tasks.tasks = [Task(view, index_M[start:stop], own) for start, stop, own in reads]
         for pixels_BHWC in self._loader:
             if isinstance(pixels_BHWC, InputError):
                 # A new one: raising a local variable makes a cycle (error, traceback, frame) that keeps the workers.

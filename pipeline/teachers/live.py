@@ -27,6 +27,7 @@ class LiveTeacher:
     autocast: a factory of contexts; prepare: the teacher's own preprocessing of the student's view.
     """
 
+    section: str | None = None  # of the teacher's keys: none of its own
     provides = Signal.LOGITS | Signal.POOLED | Signal.FEATURES | Signal.WEIGHTS
 
     def __init__(

@@ -35,6 +35,7 @@ class PrunedTeacher:
     depend on the batch and on the number of ranks. The default is the paper's meaning, a teacher in eval mode.
     """
 
+    section = "prune"  # of the teacher's keys
     provides = Signal.LOGITS | Signal.POOLED | Signal.FEATURES | Signal.WEIGHTS
 
     def __init__(

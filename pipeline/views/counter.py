@@ -29,6 +29,10 @@ class Stream(IntEnum):
     SPLIT = 7
     CUTOUT = 8
     BOX = 9
+    AUTOAUGMENT = 10
+    RANDAUGMENT = 11
+    STRONG = 12
+    PATCH = 13
 
 
 def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:

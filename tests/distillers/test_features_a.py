@@ -222,6 +222,8 @@ def test_fitnet_paper_has_a_stage_of_hints_and_a_falling_weight() -> None:
     student, teacher = sides()
     method = build("fitnet", "paper", hint_layer=2, feat_weight=6.0, first_epochs=7, first_lr=0.02)
     assert method.first_stage == (7, 0.02)
+    assert method.first_stage_trains == "stages+own" and method.first_stage_modules() == (method.regressor,)
+    assert not any(p.requires_grad for p in method.parameters()) and build("fitnet").first_stage_modules() == ()
     batch = Batch(image_BCHW=student.logits_BK, label_B=torch.arange(5), index_B=torch.arange(5))
     regressed = method.regressor.conv(student.features[2]).relu()
     wanted = 3 * ((regressed - teacher.features[2]) ** 2).mean()
@@ -254,6 +256,10 @@ def test_lists_of_different_length() -> None:
         for variant in ("default", "paper"):
             with pytest.raises(InputError, match="student has 3 stage maps, the teacher 4: choose variant=repdist"):
                 build(name, variant, setting)
+    for name, advice in (("hkd", "semckd"), ("irg", "semckd")):
+        with pytest.raises(InputError, match=f"{name}: the student has 3 stage maps.*: choose variant={advice}"):
+            build(name, "paper", setting)
+        assert advice in DISTILLERS.get(name).variants
     with pytest.raises(InputError, match="kdsvd needs stages of equal channels, and has 6"):
         build("kdsvd", "aligned", setting)
     with pytest.raises(InputError, match="share maps 0 to 3 only"):

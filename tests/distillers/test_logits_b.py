@@ -16,20 +16,22 @@ from pipeline.distillers.catkd import CATKD, cat_loss
 from pipeline.distillers.ctkd import CTKD
 from pipeline.distillers.funmatch import FunMatch
 from pipeline.distillers.mlkd import MLKD
-from pipeline.distillers.r2kd import R2KD, value_loss
+from pipeline.distillers.r2kd import R2KD
 from pipeline.distillers.ttm import TTM
 from pipeline.distillers.wttm import WTTM
-from pipeline.mixing import entropy
 
 CLASSES, SIDE = 7, 4
 FORMS: list[tuple[type[Distiller], dict[str, Any], str]] = [
     (R2KD, {}, "default"),
     (R2KD, {"augment": "cutmixpick", "pick": 3}, "default"),
     (R2KD, {"augment": "none"}, "default"),
+    (R2KD, {}, "paper"),
+    (R2KD, {"augment": "cutmixpick", "pick": 3}, "paper"),
     (MLKD, {}, "original"),
     (MLKD, {}, "paper"),
     (MLKD, {"standardise": True, "T": 2.0, "kd_weight": 9.0}, "original"),
-    (CTKD, {}, "default"),
+    (CTKD, {}, "original"),
+    (CTKD, {}, "paper"),
     (TTM, {}, "default"),
     (WTTM, {}, "default"),
     (FunMatch, {}, "default"),
@@ -108,14 +110,18 @@ def test_ttm_and_wttm_are_the_loops(gamma: float) -> None:
     assert terms_of(made(WTTM, {"gamma": gamma}), leaves)["kd"].item() == pytest.approx(4 * weighted, rel=1e-12)
 
 
-def test_funmatch_matches_the_mixed_view_only() -> None:
-    leaves = leaves_of(5)
-    pairs = zip(softmax(leaves["teacher_other"], 3.0), softmax(leaves["student_other"], 3.0), strict=True)
-    terms = terms_of(made(FunMatch, {"T": 3.0}), leaves)
+def test_funmatch_trains_on_the_mixed_view_alone() -> None:
+    leaves, method = leaves_of(5), made(FunMatch, {"T": 3.0})
+    pairs = zip(softmax(leaves["teacher"], 3.0), softmax(leaves["student"], 3.0), strict=True)
+    terms = terms_of(method, leaves)
     assert list(terms) == ["kd"]
     assert terms["kd"].item() == pytest.approx(9 * sum(kl(p, q) for p, q in pairs) / 5, rel=1e-12)
-    assert gradients_of(terms["kd"], leaves).keys() == {"student_other"}
-    assert gradients_of(terms_of(made(FunMatch, {"ce_weight": 0.5}), leaves)["ce"], leaves).keys() == {"student"}
+    image, label = torch.zeros(2, 3, 4, 4), torch.arange(2)
+    given = Batch(image_BCHW=image, label_B=label, index_B=label + 5, view=3, share=0.5, streams={"mixed": image + 1})
+    seen = method.main_batch(given)
+    assert seen.image_BCHW.mean() == 1 and torch.equal(seen.label_B, label) and torch.equal(seen.index_B, label + 5)
+    assert (seen.view, seen.share, seen.streams, seen.mixes) == (3, 0.5, {}, {})
+    assert method.extra_batches(given, None) == ()
 
 
 def gram_gap(p: list[list[float]], q: list[list[float]]) -> float:
@@ -150,34 +156,30 @@ def test_mlkd_of_the_code_differs() -> None:
     assert code["class"].item() == pytest.approx(4 / 7 * paper["class"].item())
 
 
-def test_r2kd_picks_the_unsure_samples() -> None:
-    leaves = leaves_of(9)
-    terms = terms_of(made(R2KD, {"augment": "cutmixpick", "pick": 4}), leaves)
-    rows = entropy(leaves["teacher"]).argsort(descending=True)[:4]
-    alone = value_loss(leaves["student_other"][rows], leaves["teacher_other"][rows], 4.0)
-    assert terms["augmented_value"].item() == pytest.approx(2 * alone.item(), rel=1e-12)
-    gradient = gradients_of(terms["augmented_value"], leaves)["student_other"]
-    assert set(gradient.abs().sum(dim=1).nonzero().flatten().tolist()) == set(rows.tolist())
-    everyone = terms_of(made(R2KD, {"augment": "cutmixpick", "pick": 9}), leaves)
-    assert torch.equal(everyone["augmented_value"], terms_of(made(R2KD, {}), leaves)["augmented_value"])
-
-
-def test_r2kd_rank_term_has_no_gradient() -> None:
-    terms = terms_of(made(R2KD, {}), leaves_of(6))
-    assert not terms["rank"].requires_grad and not terms["augmented_rank"].requires_grad
-    same = leaves_of(6)
-    same["teacher"] = same["student"].detach()
-    assert terms_of(made(R2KD, {}), same)["rank"].item() == pytest.approx(0, abs=1e-6)
-
-
-def test_ctkd_reverses_the_temperatures_gradient() -> None:
-    leaves, method = leaves_of(5), made(CTKD, {}).double()
+@pytest.mark.parametrize(("variant", "span"), [("original", 20), ("paper", 19)])
+def test_ctkd_reverses_the_temperatures_gradient(variant: str, span: int) -> None:
+    leaves, method = leaves_of(5), in_float64(CTKD, {}, variant)
     g = torch.ones((), dtype=torch.float64, requires_grad=True)
-    T = 1 + 20 * g.sigmoid()
+    T = 1 + span * g.sigmoid()
     (slope,) = torch.autograd.grad(0.9 * T**2 * kl_of(leaves["teacher"] / T, leaves["student"] / T), g)
     for progress, factor in ((0.0, 0.5 * (1 + math.cos(math.pi / 10)) - 1), (4.9, -0.5), (9.0, -1.0), (200.0, -1.0)):
         (gradient,) = torch.autograd.grad(terms_of(method, leaves, progress)["kd"], [*method.parameters()])
         assert gradient.item() == pytest.approx(factor * slope.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("variant", "start", "end"), [("original", 15.62, 21.0), ("paper", 14.89, 20.0)])
+def test_ctkd_starts_and_ends_where_its_variant_says(variant: str, start: float, end: float) -> None:
+    method = CTKD(CTKD.Config(), None, variant)
+    assert method.temperature(torch.ones(())).item() == pytest.approx(start, abs=0.005)
+    for g, limit in ((-100.0, 1.0), (100.0, end)):
+        torch.nn.init.constant_(method.global_T, g)
+        assert method.temperature(torch.ones(())).item() == pytest.approx(limit)
+
+
+def test_ctkd_refuses_an_end_below_its_start() -> None:
+    CTKD(CTKD.Config(t_start=4.0, t_range=2.0), None, "original")
+    with pytest.raises(InputError, match=r"t_start=4.0 is above"):
+        CTKD(CTKD.Config(t_start=4.0, t_range=2.0), None, "paper")
 
 
 def test_cat_loss_is_the_loop() -> None:
@@ -222,7 +224,7 @@ def test_streams_come_back_as_batches() -> None:
         method = made(DISTILLERS.get(name), options)
         streams = {stream: torch.full_like(image, 1.0) for stream in method.streams}
         batch = Batch(image_BCHW=image, label_B=label, index_B=label + 5, view=3, share=0.5, streams=streams)
-        others = method.extra_batches(batch, None)
+        others = method.extra_batches(batch, None) or [method.main_batch(batch)] * len(streams)
         assert len(others) == len(streams)
         for other in others:
             assert other.image_BCHW.mean() == 1 and other.index_B is batch.index_B

@@ -1,0 +1,29 @@
+"""One pass of the teacher over the training set before the first step, for methods that learn thresholds from it."""
+
+import torch
+from torch import Tensor
+
+from pipeline.contracts import Distiller, Loader, TeacherSource
+from pipeline.engine.parallel import World
+
+
+@torch.no_grad()
+def teach(distiller: Distiller, teacher: TeacherSource, loader: Loader, world: World) -> None:
+    """Calls distiller.learn with the teacher's logits on the first epoch's views, in the order of the samples.
+
+    Each rank runs its own part; all ranks learn from all of it, and so the same.
+    """
+    loader.set_epoch(0)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for batch in loader:
+        output = teacher(batch)
+        assert output is not None
+        found.append((batch.index_B, batch.label_B, output.logits_BK))
+    index_M, label_M, logits_MK = (torch.cat(column) for column in zip(*found, strict=True))
+    highest = int(world.largest(index_M.max()))
+    label_N = index_M.new_full((highest + 1,), 0)
+    seen_N = torch.zeros_like(label_N)
+    logits_NK = logits_MK.new_zeros(highest + 1, logits_MK.shape[1])
+    label_N[index_M], seen_N[index_M], logits_NK[index_M] = label_M, 1, logits_MK
+    kept_N = world.sum(seen_N) > 0  # a held-out part of the set has no rows here
+    distiller.learn(world.sum(logits_NK)[kept_N], world.sum(label_N)[kept_N])

@@ -1,0 +1,91 @@
+"""From a configuration to the method: its parts, the form of the networks, what it may know. For entry points only."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import nn
+
+from pipeline import networks
+from pipeline.config import TrainConfig, parts_of, validate_arguments
+from pipeline.contracts import Distiller, InputError, Setting, TeacherSource
+from pipeline.datasets import ImageSet
+from pipeline.distillers import DISTILLERS
+from pipeline.distillers.combined import Combined
+from pipeline.models.cam import FORMS
+from pipeline.teachers.preprocess import Preprocess
+
+
+@contextlib.contextmanager
+def seeded(seed: int, part: int) -> Iterator[None]:
+    """Random numbers of one part of the run: the student's first weights do not depend on the teacher or the method."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed * 1000 + part)
+        yield
+
+
+def method_kinds(config: TrainConfig) -> dict[str, type[Distiller]]:
+    """The classes of the method, or of a combination's parts that have terms. Raises InputError for a wrong variant."""
+    kinds = {name: DISTILLERS.get(name) for name in parts_of(config.method)}
+    acting = {name: kind for name, kind in kinds.items() if not (kind.modifier and len(kinds) > 1)}
+    if not acting or any(not kind.stands_alone for kind in acting.values()):
+        raise InputError(f"method {config.method} only changes other methods: method=kd+{config.method}")
+    for name, kind in acting.items():
+        if config.variant != "default" and config.variant not in kind.variants:
+            known = ", ".join(kind.variants)
+            raise InputError(f"method {name} has no variant {config.variant!r} (known: {known})")
+    return acting
+
+
+def in_form(network: nn.Module, kinds: Mapping[str, type[Distiller]], variant: str, image_size: int) -> nn.Module:
+    """`network` in the form that the method works on (class-activation maps), or as it is."""
+    for kind in kinds.values():
+        if kind.forms:
+            chosen = next(iter(kind.variants)) if variant == "default" else variant
+            network = FORMS[kind.forms[chosen]](network, side=image_size)
+    return network
+
+
+def make_setting(config: TrainConfig, student: nn.Module, teacher: TeacherSource, images: ImageSet) -> Setting:
+    """What the method may know of the run."""
+    network = getattr(teacher, "network", None)
+    own_size = teacher_preprocess(config).image_size if network is not None else None
+    size = config.data.image_size
+    return Setting(
+        student=networks.shapes_of(student, size),
+        teacher=None if network is None else networks.shapes_of(network, own_size or size),
+        classifier=None if network is None else network.classifier,
+        norms=() if network is None else tuple(network.bn_before_relu()),
+        label_N=torch.from_numpy(images.label_N),
+        batch_size=config.data.batch_size,
+        epochs=config.optim.epochs,
+        seed=config.seed,
+    )
+
+
+def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
+    """The method with its hyper-parameters; several are combined."""
+    kinds = method_kinds(config)
+    methods = {}
+    with seeded(config.seed, 1):
+        for name, kind in kinds.items():
+            given = config.method_args.get(name, {}) if "+" in config.method else config.method_args
+            methods[name] = kind(validate_arguments(kind.Config, given), setting, config.variant)
+    distiller = Combined(methods) if len(methods) > 1 else next(iter(methods.values()))
+    if distiller.relates_samples and config.optim.accumulate > 1:
+        raise InputError(f"method {config.method} relates all samples of a batch: use optim.accumulate=1")
+    return distiller
+
+
+def teacher_preprocess(config: TrainConfig) -> Preprocess:
+    """The teacher's own mean, std and resolution: as configured, else of its library's weights, else the student's."""
+    data, teacher = config.data, config.teacher
+    own = networks.own_preprocessing(str(teacher.model), teacher.checkpoint)
+    return Preprocess(
+        data.mean,
+        data.std,
+        teacher.mean or own.get("mean", data.mean),
+        teacher.std or own.get("std", data.std),
+        teacher.image_size or own.get("image_size"),
+        teacher.interpolation or own.get("interpolation", "bilinear"),
+    )

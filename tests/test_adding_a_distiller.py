@@ -1,0 +1,54 @@
+"""The example of docs/adding_a_distiller.md, run as it stands there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pipeline.contracts import Batch, ModelOutput
+from pipeline.distillers import DISTILLERS
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "adding_a_distiller.md"
+
+
+def blocks() -> tuple[str, str]:
+    """The Python file and the YAML file in the document."""
+    text = DOCUMENT.read_text()
+    block = re.search(
+        r"    # pipeline/distillers/logit_mse\.py\n(.*?)\n    # configs/method/logit_mse\.yaml\n(.*?)\n\n",
+        text,
+        re.DOTALL,
+    )
+    assert block is not None
+    code, keys = (re.sub(r"^    ", "", part, flags=re.MULTILINE) for part in block.groups())
+    return code, keys
+
+
+@pytest.mark.parametrize("variant", ["default", "paper", "centred"])
+def test_the_example_is_a_method(monkeypatch: pytest.MonkeyPatch, variant: str) -> None:
+    DISTILLERS.names()  # all modules are imported before the copies are made
+    monkeypatch.setattr(DISTILLERS, "_entries", dict(DISTILLERS._entries))
+    monkeypatch.setattr(DISTILLERS, "_aliases", dict(DISTILLERS._aliases))
+    code, keys = blocks()
+    exec(compile(code, "logit_mse.py", "exec"), {"__name__": "logit_mse"})
+    kind = DISTILLERS.get("logits")
+    assert kind is DISTILLERS.get("logit_mse")
+    method = kind(kind.Config(**yaml.safe_load(keys)["method_args"]), None, variant)
+    student, teacher = torch.randn(2, 4, 10, requires_grad=True)
+    label = torch.arange(4)
+    batch = Batch(image_BCHW=torch.zeros(4, 3, 8, 8), label_B=label, index_B=label)
+    terms = method(ModelOutput(student, student), ModelOutput(teacher.detach(), teacher), batch, torch.zeros(()))
+    gap = student - teacher
+    gap = gap - gap.mean(dim=1, keepdim=True) if variant == "centred" else gap
+    assert terms["mse"].item() == pytest.approx(0.1 * (gap**2).mean().item(), rel=1e-6)
+    assert terms["ce"].requires_grad and method.added_parameters() == 0
+
+
+def test_what_the_document_lists_exists() -> None:
+    """Attributes and methods of its second table are the contract's or some method's."""
+    text = DOCUMENT.read_text().partition("## What it may declare")[2]
+    named = {name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)", row)}
+    kinds = [DISTILLERS.get(name) for name in DISTILLERS.names()]
+    assert len(named) > 12 and [n for n in named if not any(hasattr(kind, n) for kind in kinds)] == []
