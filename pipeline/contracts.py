@@ -265,6 +265,23 @@ class Distiller(nn.Module):
         """logits_BK that inference uses; a method that predicts otherwise overrides this."""
         return student.logits_BK
 
+    @staticmethod
+    def predict_by_student(student: ModelOutput) -> Tensor:
+        """logits_BK of the student's own classifier."""
+        return student.logits_BK
+
+    def predictor(self) -> "Distiller | None":
+        """The method that `predict` needs at inference: itself, where it overrides it. It goes into the student's file.
+
+        Such a class has `for_inference(config, state, student)`, which builds it from that state without a teacher.
+        """
+        return self if type(self).predict is not Distiller.predict else None
+
+    @classmethod
+    def for_inference(cls, config: Any, state: Mapping[str, Tensor], student: Shapes) -> "Distiller":
+        """See `predictor`."""
+        raise NotImplementedError
+
     def added_parameters(self) -> int:
         """Number of trainable numbers that the method adds to the student."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -13,10 +13,11 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 from pipeline import entry, networks
 from pipeline.assemble import ALIASES, NAMES, image_set, make_plan
 from pipeline.config import EvaluateConfig, compose, describe
-from pipeline.contracts import InputError
+from pipeline.contracts import Distiller, InputError
 from pipeline.engine import parallel
 from pipeline.engine.evaluate import evaluate
 from pipeline.loaders import LOADERS
+from pipeline.methods import predictor_of
 from pipeline.run_keys import words_of_run
 
 KEYS = ("dataset", "student.model", "student.block", "data.loader")
@@ -54,11 +55,16 @@ def main(argv: list[str]) -> None:
             part=config.part,
             options=student.args | {"block": student.block},
         )
+        predictor = predictor_of(student.checkpoint, network, data.image_size)
+        if predictor is not None:
+            predictor.to(world.device)
         network = parallel.prepare_frozen(network, config.runtime, world.device)
         pixels = {"mean": own.get("mean", data.mean), "std": own.get("std", data.std)}
         plan = make_plan(data, config.runtime, world, train=False, batch_size=data.eval_batch_size, **pixels)
         autocast = parallel.autocast_factory(config.runtime, world.device)
-        score = evaluate(network, lambda out: out.logits_BK, LOADERS.get(data.loader)(images, plan), world, autocast)
+        loader = LOADERS.get(data.loader)(images, plan)
+        predict = predictor.predict if predictor is not None else Distiller.predict_by_student
+        score = evaluate(network, predict, loader, world, autocast, features=predictor is not None)
         if world.leader:
             names = [config.dataset, student.model, student.checkpoint, score.samples]
             counts = [score.correct_top1, score.correct_top5, score.top1, score.top5, score.loss]

@@ -26,6 +26,7 @@ from pipeline.deployment.card import card_text, sha256_of, summary_text
 from pipeline.deployment.formats import FORMATS, SUFFIX
 from pipeline.deployment.inference import Inference, count_flops, count_parameters
 from pipeline.engine.files import write_text
+from pipeline.methods import predictor_of
 from pipeline.models.blocks import deploy
 from pipeline.run_keys import read_record, words_of_run
 
@@ -128,16 +129,19 @@ def export(config: ExportConfig) -> dict[str, Any]:
     path = Path(config.out or f"{str(config.student.model).replace('/', '-').replace(':', '-')}{SUFFIX[config.to]}")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: no folder {path.parent}")
-    check = write_checked(Inference(served), Inference(network), config, path)
+    predictor = predictor_of(str(config.student.checkpoint), network, config.data.image_size)
+    source = Inference(network, predictor)
+    served_whole = Inference(served, copy.deepcopy(predictor))
+    check = write_checked(served_whole, source, config, path)
     facts = {
         **read_record(str(config.student.checkpoint)),
         "model": config.student.model,
         "dataset": config.dataset,
         "deployed": count_parameters(served) != count_parameters(network),
-        "parameters": count_parameters(served),
-        "parameters_training": count_parameters(network),
-        "flops": count_flops(served, config.data.image_size),
-        "num_classes": served(torch.zeros(1, 3, *2 * [config.data.image_size])).logits_BK.shape[1],
+        "parameters": count_parameters(served_whole),
+        "parameters_training": count_parameters(source),
+        "flops": count_flops(served_whole, config.data.image_size),
+        "num_classes": served_whole(torch.zeros(1, 3, *2 * [config.data.image_size])).shape[1],
         "input": {"image_size": config.data.image_size, "mean": config.data.mean, "std": config.data.std},
         "file": path.name,
         "bytes": path.stat().st_size,

@@ -31,6 +31,7 @@ RUN_FILE = "student.safetensors"
 CONTAINERS = ("model", "state_dict")
 WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and DDP; torch.compile
 PARTS = ("student.", "teacher.")
+PREDICTOR = "predictor."  # in our student files: what a method adds to inference
 ZIP_MAGIC = b"PK\x03\x04"
 SHOWN = 3
 NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
@@ -89,18 +90,35 @@ def load_weights(path: str | Path, *, expected: Expected, part: Part = "student"
 
 def read_state(path: str | Path, *, part: Part = "student") -> dict[str, Tensor]:
     """The state dict in `path`, whatever its architecture, without wrappers' prefixes. Raises InputError."""
-    file = Path(path).expanduser()
-    if file.is_dir():
-        if not (file / RUN_FILE).is_file():
-            raise _refuse(path, f"the folder holds no {RUN_FILE}; name a checkpoint file")
-        file = file / RUN_FILE
+    file = _file_of(path)
     state = _without(WRAPPERS, _state_dict(_read(file), file))
+    state = {key: value for key, value in state.items() if not key.startswith(PREDICTOR)}
     held = [prefix for prefix in PARTS if any(key.startswith(prefix) for key in state)]
     if held:
         # A teacher that mdistiller trained by itself is the student of a distiller without teacher.
         prefix = f"{part}." if len(held) > 1 else held[0]
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     return _without(WRAPPERS, state)
+
+
+def read_predictor(path: str | Path) -> dict[str, Tensor]:
+    """What a method keeps for inference (SimKD's projector and reused classifier) in `path`; {} where there is none."""
+    file = _file_of(path)
+    raw = _read(file)
+    if isinstance(raw, Mapping) and isinstance(raw.get("distiller"), Mapping):  # a checkpoint of ours
+        return {str(key): value for key, value in raw["distiller"].items() if isinstance(value, Tensor)}
+    state = _state_dict(raw, file)
+    return {key.removeprefix(PREDICTOR): value for key, value in state.items() if key.startswith(PREDICTOR)}
+
+
+def _file_of(path: str | Path) -> Path:
+    """The file itself, or a run folder's."""
+    file = Path(path).expanduser()
+    if not file.is_dir():
+        return file
+    if not (file / RUN_FILE).is_file():
+        raise _refuse(path, f"the folder holds no {RUN_FILE}; name a checkpoint file")
+    return file / RUN_FILE
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:

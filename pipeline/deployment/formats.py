@@ -25,12 +25,15 @@ def _reloaded(network: Inference, state: dict[str, Tensor]) -> Run:
     with torch.no_grad():
         for tensor in [*twin.parameters(), *twin.buffers()]:
             tensor.zero_()
-    twin.network.load_state_dict(state)
+    own = {key: value for key, value in state.items() if not key.startswith("predictor.")}
+    twin.network.load_state_dict(own)
+    if twin.predictor is not None:
+        twin.predictor.load_state_dict({k[len("predictor.") :]: v for k, v in state.items() if k not in own})
     return twin
 
 
 def _plain_state(network: Inference) -> dict[str, Tensor]:
-    return {key: value.detach().cpu().contiguous().clone() for key, value in network.network.state_dict().items()}
+    return {key: value.detach().cpu().contiguous().clone() for key, value in network.plain_state().items()}
 
 
 @FORMATS.register("safetensors")

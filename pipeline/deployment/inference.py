@@ -1,33 +1,36 @@
 """A network as it is served: images in, logits out."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.contracts import ModelOutput
+from pipeline.contracts import Distiller, ModelOutput
 
 
 class Inference(nn.Module):
-    """network, then `predict` on its output (its logits, unless a method says otherwise); eval mode, no gradients."""
+    """network, then what its method predicts of the output (mostly: its logits); in eval mode, without gradients."""
 
     def __init__(
         self,
         network: nn.Module,
-        predict: Callable[[ModelOutput], Tensor] | None = None,
-        features: bool = False,
+        predictor: Distiller | None = None,
     ) -> None:
         super().__init__()
         self.network = network
-        self.predict = predict
-        self.features = features
+        self.predictor = predictor
         self.eval().requires_grad_(False)
 
     def forward(self, image: Tensor) -> Tensor:
         """image [B, 3, H, W], normalised -> logits [B, K]."""
-        output: ModelOutput = self.network(image, features=self.features)
-        return output.logits_BK if self.predict is None else self.predict(output)
+        output: ModelOutput = self.network(image, features=self.predictor is not None)
+        return output.logits_BK if self.predictor is None else self.predictor.predict(output)
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The network's state dict with its own keys, and the predictor's under `predictor.`."""
+        state = dict(self.network.state_dict())
+        if self.predictor is not None:
+            state |= {f"predictor.{key}": value for key, value in self.predictor.state_dict().items()}
+        return state
 
 
 def count_parameters(network: nn.Module) -> int:

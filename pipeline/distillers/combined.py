@@ -86,9 +86,11 @@ class Combined(Distiller):
         assert self.staged is not None
         return self.staged.first_stage_terms(student, teacher, batch)
 
+    def predictor(self) -> Distiller | None:
+        """The part that predicts by other means than the student's own classifier, if there is one."""
+        return next((method for method in self.methods if method.predictor() is not None), None)
+
     def predict(self, student: ModelOutput) -> Tensor:
-        """As the part that predicts by other means than the student's own classifier, if there is one."""
-        for method in self.methods:
-            if type(method).predict is not Distiller.predict:
-                return method.predict(student)
-        return student.logits_BK
+        """As that part does."""
+        other = self.predictor()
+        return student.logits_BK if other is None else other.predict(student)

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from pipeline.config import TrainConfig
@@ -23,6 +24,8 @@ from pipeline.engine.state import State, capture, restore
 from pipeline.engine.summary import best_record, finish_text, summarise
 from pipeline.engine.teacher_pass import teach
 from pipeline.engine.trackers import Tracker, open_trackers
+
+PREDICTOR = "predictor."
 
 
 class CheckpointNotWritten(RuntimeError):
@@ -44,6 +47,12 @@ class Parts:
     evaluations: dict[str, Loader]
     autocast: Callable[[], AbstractContextManager[object]]
     still: tuple[nn.Module, ...] = ()
+
+
+def predictor_state(distiller: Distiller) -> dict[str, torch.Tensor]:
+    """What inference needs of the method, by the names it has in the student's file; {} for most methods."""
+    other = distiller.predictor()
+    return {} if other is None else {f"{PREDICTOR}{key}": value for key, value in other.state_dict().items()}
 
 
 class Trainer:
@@ -200,11 +209,12 @@ class Trainer:
             wall_seconds=self._wall(),
             parameters=sum(p.numel() for p in self.parts.student.parameters()),
             added=self.parts.distiller.added_parameters(),
+            kept=sum(v.numel() for v in predictor_state(self.parts.distiller).values()),
             resumed=self.resumed,
             steps=self.done,
         )
         with inference_state(self.parts.student, self.updater.ema, self.world):
-            state = self.parts.student.state_dict()
+            state = self.parts.student.state_dict() | predictor_state(self.parts.distiller)
             names = {k: summary[k] for k in ("dataset", "method", "student", "seed")}
             self._publish(lambda: self.run.write_student(state, names))
         self._publish(lambda: self.run.write_summary(summary))

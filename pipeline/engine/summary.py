@@ -23,10 +23,14 @@ def summarise(
     wall_seconds: float,
     parameters: int,
     added: int,
+    kept: int,
     resumed: int,
     steps: int,
 ) -> dict[str, Any]:
-    """The content of summary.json. Accuracies in per cent on the test set; best_epoch counts from 1."""
+    """The content of summary.json. Accuracies in per cent on the test set; best_epoch counts from 1.
+
+    added: trainable numbers that the method adds in training; kept: numbers of it that inference needs (SimKD).
+    """
     last, best = records[-1], best_record(records, config.select_on)
     return {
         "dataset": config.dataset,
@@ -49,6 +53,7 @@ def summarise(
         "wall_seconds": wall_seconds,
         "parameters": parameters,
         "parameters_added": added,
+        "parameters_kept": kept,
         "resumed": resumed,
     }
 

@@ -15,7 +15,8 @@ from pipeline.distillers import DISTILLERS
 from pipeline.models.cam import FORMS
 
 NAMES = DISTILLERS.names()
-EVERY = [(name, variant) for name in NAMES for variant in DISTILLERS.get(name).variants]
+ALONE = [name for name in NAMES if DISTILLERS.get(name).stands_alone]
+EVERY = [(name, variant) for name in ALONE for variant in DISTILLERS.get(name).variants]
 FOLDER = Path(distillers.__file__).parent
 every_method = pytest.mark.parametrize("name", NAMES)
 

@@ -103,13 +103,14 @@ def test_any_size_channels_last_and_single_images(name: str, side: int) -> None:
 def check_traces(name: str, *, side: int, batch: int, features: bool, gradient: bool, backend: str) -> None:
     """One graph, equal to eager. batch 1 runs in eval mode: BN has no variance of one number."""
     network = make(name).train(batch > 1)
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0  # inductor draws from a generator of its own
     torch._dynamo.reset()
     traced = torch.compile(network, fullgraph=True, backend=backend)
     pixels = image(batch, side).contiguous(memory_format=torch.channels_last)
     with torch.set_grad_enabled(gradient):
-        torch.manual_seed(0)  # one of them drops out
         got = traced(pixels, features=features)
-        torch.manual_seed(0)
         wanted = network(pixels, features=features)
     scale = float(wanted.logits_BK.detach().abs().max())
     torch.testing.assert_close(got.logits_BK, wanted.logits_BK, rtol=1e-3, atol=1e-3 * scale)
