@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from pipeline import networks, views
@@ -21,7 +22,15 @@ from pipeline.engine.optimizers import OPTIMIZERS
 from pipeline.engine.parallel import World, autocast_factory, prepare_frozen, prepare_student
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
-from pipeline.methods import build_distiller, in_form, make_setting, method_kinds, seeded, teacher_preprocess
+from pipeline.methods import (
+    build_distiller,
+    declared_by,
+    in_form,
+    make_setting,
+    method_kinds,
+    seeded,
+    teacher_preprocess,
+)
 from pipeline.models.blocks import BLOCKS, PLAIN
 from pipeline.models.build import resolve
 from pipeline.registry import Registry
@@ -173,11 +182,16 @@ def build_teacher(
                 part="teacher",
                 options=teacher.args,
             )
+        if declared_by(config, "teacher_probed"):
+            with seeded(config.seed, 3), torch.no_grad():
+                network.train()(torch.randn(1, 3, config.data.image_size, config.data.image_size))
         network = in_form(network, method_kinds(config), config.variant, prepare.image_size or config.data.image_size)
         return prepare_frozen(network, config.runtime, world.device)
 
     kind = TEACHERS.get(teacher.source)
-    options = getattr(teacher, kind.section).model_dump() if kind.section else {}
+    options = getattr(teacher, kind.section).model_dump() if kind.section else {"batch_statistics": None}
+    if options["batch_statistics"] is None:
+        options["batch_statistics"] = declared_by(config, "teacher_in_train_mode")
     source = kind(make_network, needs=needs, autocast=autocast, prepare=prepare.to(world.device), **options)
     missing = needs & ~source.provides
     if missing:

@@ -197,12 +197,12 @@ class Distiller(nn.Module):
     tensor to a device, and knows nothing of DDP, AMP, caches or data sets. `Config` (a frozen keyword-only dataclass)
     holds its hyper-parameters; `variants` names its origins, the default first.
 
-    needs, student_features: what it reads of the teacher and whether it reads stage maps of the student. streams:
-    further views of each image that the loader must give. teacher_pass: whether `learn` wants one pass of the teacher
-    over the training set before the first step. first_stage: see FirstStage; first_stage_trains: the student's stem
-    and stages (never its classifier), own modules, or both. relates_samples: whether it calls `gather`. forms: by
-    variant, the form that both networks are brought to first (pipeline.models.cam.FORMS), {} for none. modifier: in a
-    combination it changes the other parts (`with:` in its YAML, or the update rule) and adds no terms.
+    needs, student_features: what it reads of the teacher, and if of the student too. teacher_pass: `learn` wants
+    the teacher's logits over the training set before step one. first_stage, first_stage_trains, first_stage_depth:
+    see FirstStage; the student's stem and stages (never its classifier) up to a depth, own modules, or both.
+    relates_samples: it calls `gather`. teacher_in_train_mode, teacher_probed: variants whose official code leaves the
+    teacher (R2KD: its pruned copy) in training mode, or runs it so on noise once. forms: by variant, the form that both
+    networks are brought to (models/cam.py). modifier: in a combination it changes others and adds no terms.
     """
 
     Config: ClassVar[type]
@@ -212,7 +212,10 @@ class Distiller(nn.Module):
     teacher_pass: bool = False
     first_stage: FirstStage | None = None
     first_stage_trains: Literal["stages", "own", "stages+own"] = "stages+own"
+    first_stage_depth: int | None = None
     relates_samples: bool = False
+    teacher_in_train_mode: ClassVar[frozenset[str]] = frozenset()
+    teacher_probed: ClassVar[frozenset[str]] = frozenset()
     forms: ClassVar[Mapping[str, str]] = {}
     modifier: ClassVar[bool] = False
     stands_alone: ClassVar[bool] = True
@@ -258,7 +261,6 @@ class Distiller(nn.Module):
         return ()
 
     def first_stage_terms(self, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> dict[str, Tensor]:
-        """Named scalar terms of the first stage."""
         raise NotImplementedError
 
     def predict(self, student: ModelOutput) -> Tensor:

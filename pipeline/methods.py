@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from pipeline import networks
-from pipeline.config import TrainConfig, parts_of, read_yaml, validate_arguments
+from pipeline.config import TrainConfig, layer_file, parts_of, read_yaml, validate_arguments
 from pipeline.contracts import Distiller, InputError, Setting, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
@@ -30,6 +30,9 @@ def method_kinds(config: TrainConfig) -> dict[str, type[Distiller]]:
     """The classes of the method, or of a combination's parts that have terms. Raises InputError for a wrong variant."""
     kinds = {name: DISTILLERS.get(name) for name in parts_of(config.method)}
     acting = {name: kind for name, kind in kinds.items() if not (kind.modifier and len(kinds) > 1)}
+    unheard = [name for name in kinds if name not in acting and not changes(name, list(acting))]
+    if unheard:
+        raise InputError(f"method {unheard[0]} has nothing to change in {', '.join(acting)}")
     if not acting or any(not kind.stands_alone for kind in acting.values()):
         raise InputError(f"method {config.method} only changes other methods: method=kd+{config.method}")
     for name, kind in acting.items():
@@ -37,6 +40,21 @@ def method_kinds(config: TrainConfig) -> dict[str, type[Distiller]]:
             known = ", ".join(kind.variants)
             raise InputError(f"method {name} has no variant {config.variant!r} (known: {known})")
     return acting
+
+
+def changes(modifier: str, others: list[str]) -> bool:
+    """Whether the modifier's YAML names one of the other parts under `with:`, or changes the update of any."""
+    layer = layer_file("method", modifier)
+    return bool(layer.get("with", {}).keys() & set(others)) or "optim" in layer
+
+
+def declared_by(config: TrainConfig, name: str) -> bool:
+    """Whether the chosen variant is among those that the method lists under the class attribute `name`."""
+    for kind in method_kinds(config).values():
+        chosen = next(iter(kind.variants)) if config.variant == "default" else config.variant
+        if chosen in getattr(kind, name):
+            return True
+    return False
 
 
 def in_form(network: nn.Module, kinds: Mapping[str, type[Distiller]], variant: str, image_size: int) -> nn.Module:
@@ -76,6 +94,8 @@ def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
     distiller = Combined(methods) if len(methods) > 1 else next(iter(methods.values()))
     if distiller.relates_samples and config.optim.accumulate > 1:
         raise InputError(f"method {config.method} relates all samples of a batch: use optim.accumulate=1")
+    if distiller.predictor() is not None and config.optim.ema_decay:
+        raise InputError(f"method {config.method} predicts with modules of its own: use optim.ema_decay=0")
     return distiller
 
 

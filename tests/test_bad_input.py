@@ -47,7 +47,7 @@ def base(data: Path, runs: Path, *more: str) -> list[str]:
     ("more", "message"),
     [
         (["model=resnet21"], "unknown model 'resnet21'; did you mean 'resnet20'?"),
-        (["model=resnet8", "method=dk"], "unknown method 'dk'; did you mean 'kd'?"),
+        (["model=resnet8", "method=fitnt"], "unknown method 'fitnt'; did you mean 'fitnet'?"),
         (["pair=resnet56-resnet21"], "unknown pair 'resnet56-resnet21'; did you mean 'resnet56-resnet20'?"),
         (["model=resnet8", "optim.lrate=1"], "unknown key 'optim.lrate'"),
         (["model=resnet8", "data.batch_size=many"], 'data.batch_size="many": input should be a valid integer'),

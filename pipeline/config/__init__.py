@@ -3,7 +3,7 @@
 from pipeline.config.compose import compose, validate, validate_arguments
 from pipeline.config.help import describe
 from pipeline.config.keys import ConfigError, HelpRequested, flatten
-from pipeline.config.layers import parts_of, read_yaml
+from pipeline.config.layers import layer_file, parts_of, read_yaml
 from pipeline.config.schema import (
     DataConfig,
     EvaluateConfig,
@@ -33,6 +33,7 @@ __all__ = [
     "compose",
     "describe",
     "flatten",
+    "layer_file",
     "parts_of",
     "read_yaml",
     "validate",

@@ -37,7 +37,7 @@ class Section(BaseModel):
 class PruneConfig(Section):
     rate: float = key(0.1, "share of each layer's weights the pruned copy lacks (teacher.source=pruned)", ge=0, lt=1)
     weight: float = key(0.7, "of the unpruned teacher's logits in the average", ge=0, le=1)
-    batch_statistics: bool = key(False, "the pruned copy normalises by the batch, as R2KD's code does")
+    batch_statistics: bool | None = key(None, "the pruned copy normalises by the batch; default as the variant's code")
 
 
 class TeacherConfig(Section):

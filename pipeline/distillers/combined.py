@@ -30,6 +30,7 @@ class Combined(Distiller):
             raise InputError(f"{' and '.join(parts)}: two of them want a first stage of their own")
         self.staged = staged[0] if staged else None
         self.first_stage: FirstStage | None = staged[0].first_stage if staged else None
+        self.first_stage_depth = staged[0].first_stage_depth if staged else None
         self.first_stage_trains = staged[0].first_stage_trains if staged else "own"
         self._check_streams()
 

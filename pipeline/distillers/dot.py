@@ -1,4 +1,4 @@
-"""DOT, an update rule for any method: Zhao et al. 2023 (ICCV, arXiv 2305.06710). See engine/optimizers/dot.py."""
+"""DOT, an update rule for any method: Zhao et al. 2023 (ICCV, arXiv 2307.08436). See engine/optimizers/dot.py."""
 
 from dataclasses import dataclass
 

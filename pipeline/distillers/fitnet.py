@@ -89,6 +89,7 @@ class FitNet(Distiller):
         self.epochs = setting.epochs if setting is not None else 1
         self.main = self.staged_terms if staged else self.joint_terms
         self.first_stage = FirstStage(config.first_epochs, config.first_lr) if staged else None
+        self.first_stage_depth = config.hint_layer + 1  # maps that eq. 3 reaches: the layers behind them stand still
         self.regressor.requires_grad_(not staged)
 
     def first_stage_modules(self) -> tuple[nn.Module, ...]:

@@ -43,6 +43,7 @@ class LSKD(Distiller):
         "paper": "deviation over K, as written",
     }
     needs = Signal.LOGITS
+    modifier = True
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__(config, setting, variant)

@@ -1,7 +1,8 @@
 """The training loop: steps, epochs, evaluation, checkpoints, resume."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -164,7 +165,7 @@ class Trainer:
         lr = learning_rate(self.config.optim, self.done - 1, self.steps_per_epoch)
         figures = self.meters.read(self.world) | self.clock.epoch_figures()
         evaluated = epoch % self.config.run.eval_every == 0 or epoch == self.epochs
-        with inference_state(self.parts.student, self.updater.ema, self.world):
+        with self._inference():
             scores = {name: self._evaluate(name) if evaluated else None for name in self.parts.evaluations}
             record = self._record(epoch, lr, figures, scores)
             self.records.append(record)
@@ -179,6 +180,19 @@ class Trainer:
             self._publish(lambda: self.run.checkpoints.keep(epoch))
         self.reporter.record(record, self.epochs)
         return record
+
+    @contextlib.contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Student and, where the method predicts, the method as inference uses them; put back afterwards."""
+        other = self.parts.distiller.predictor()
+        was_training = self.parts.distiller.training
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(inference_state(self.parts.student, self.updater.ema, self.world))
+            if other is not None:
+                stack.enter_context(inference_state(other, None, self.world))
+            self.parts.distiller.eval()
+            yield
+        self.parts.distiller.train(was_training)
 
     def _evaluate(self, name: str) -> Score:
         distiller = self.parts.distiller
@@ -213,7 +227,7 @@ class Trainer:
             resumed=self.resumed,
             steps=self.done,
         )
-        with inference_state(self.parts.student, self.updater.ema, self.world):
+        with self._inference():
             state = self.parts.student.state_dict() | predictor_state(self.parts.distiller)
             names = {k: summary[k] for k in ("dataset", "method", "student", "seed")}
             self._publish(lambda: self.run.write_student(state, names))

@@ -41,7 +41,7 @@ def trainable(student: nn.Module, stages: Sequence[nn.Module], method: Distiller
     before = [p.requires_grad for p in everything]
     wanted = {id(p) for module in method.first_stage_modules() for p in module.parameters()}
     if "stages" in method.first_stage_trains:
-        wanted |= {id(p) for stage in stages for p in stage.parameters()}
+        wanted |= {id(p) for stage in stages[: method.first_stage_depth] for p in stage.parameters()}
     for p in everything:
         p.requires_grad_(id(p) in wanted)
     try:

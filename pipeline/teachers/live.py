@@ -24,7 +24,8 @@ class LiveTeacher:
     """A frozen network in eval mode, run without gradients. Provides everything a method can ask for.
 
     make_network: gives the network, on the device; needs: what the method asks for (stage maps are returned only then);
-    autocast: a factory of contexts; prepare: the teacher's own preprocessing of the student's view.
+    autocast: a factory of contexts; prepare: the teacher's own preprocessing of the student's view; batch_statistics:
+    in training mode after all, for variants whose official code does so.
     """
 
     section: str | None = None  # of the teacher's keys: none of its own
@@ -37,8 +38,9 @@ class LiveTeacher:
         needs: Signal,
         autocast: Callable[[], AbstractContextManager[object]],
         prepare: Callable[[Tensor], Tensor] = lambda image_BCHW: image_BCHW,
+        batch_statistics: bool = False,
     ) -> None:
-        self.network = make_network().eval().requires_grad_(False)
+        self.network = make_network().train(batch_statistics).requires_grad_(False)
         self.features = Signal.FEATURES in needs
         self.autocast = autocast
         self.prepare = prepare

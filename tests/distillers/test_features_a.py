@@ -222,7 +222,8 @@ def test_fitnet_paper_has_a_stage_of_hints_and_a_falling_weight() -> None:
     student, teacher = sides()
     method = build("fitnet", "paper", hint_layer=2, feat_weight=6.0, first_epochs=7, first_lr=0.02)
     assert method.first_stage == (7, 0.02)
-    assert method.first_stage_trains == "stages+own" and method.first_stage_modules() == (method.regressor,)
+    assert method.first_stage_depth == 3 and method.first_stage_trains == "stages+own"
+    assert method.first_stage_modules() == (method.regressor,)
     assert not any(p.requires_grad for p in method.parameters()) and build("fitnet").first_stage_modules() == ()
     batch = Batch(image_BCHW=student.logits_BK, label_B=torch.arange(5), index_B=torch.arange(5))
     regressed = method.regressor.conv(student.features[2]).relu()

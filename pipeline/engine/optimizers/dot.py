@@ -1,4 +1,4 @@
-"""DOT: SGD with one momentum buffer per kind of loss. Zhao et al. 2023 (ICCV, arXiv 2305.06710), algorithm 1."""
+"""DOT: SGD with one momentum buffer per kind of loss. Zhao et al. 2023 (ICCV, arXiv 2307.08436), algorithm 1."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
