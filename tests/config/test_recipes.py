@@ -33,7 +33,7 @@ def test_every_recipe_goes_with_every_method(recipe: str, dataset: str) -> None:
 
 
 def test_no_key_of_a_layer_is_dropped() -> None:
-    known = {*TrainConfig.model_fields, *ExportConfig.model_fields, "per"}
+    known = {*TrainConfig.model_fields, *ExportConfig.model_fields, "per", "with"}
     for kind in ("dataset", "method", "recipe"):
         for file in (CONFIGS / kind).glob("*.yaml"):
             assert read_once(file).keys() <= known, file

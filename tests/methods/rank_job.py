@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from methods.lab import METHODS, ROWS, Bench, config_of
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import Distiller
@@ -26,7 +26,10 @@ def steps(method: str, world: World, runtime: RuntimeConfig) -> dict[str, Tensor
         if isinstance(module, Distiller):
             module.gather_rows = rows
     step = parallel.wrap_step(bench.step, runtime, world)
-    step.train(False)
+    step.train()
+    for module in step.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()  # its statistics are per rank
     first, last = rank_slice(ROWS, world.rank, world.ranks)
     share = world.ranks * (last - first) / ROWS
     found: dict[str, Tensor] = {}

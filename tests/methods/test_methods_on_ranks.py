@@ -9,6 +9,7 @@ import torch
 from methods import rank_job
 from methods.lab import METHODS
 
+BOUND = {"r2kd": 1e-7}  # its ranks are float32, as in the official code
 Seen = dict[str, dict[str, torch.Tensor]]
 
 
@@ -33,4 +34,4 @@ def test_two_ranks_are_one(method: str, seen: dict[int, list[Seen]]) -> None:
             got = rank[method][key]
             scale = float(wanted.abs().max()) + 1e-300
             assert got.shape == wanted.shape, key
-            assert float((got - wanted).abs().max()) <= 1e-9 * scale, key
+            assert float((got - wanted).abs().max()) <= BOUND.get(method, 1e-9) * scale, key

@@ -1,4 +1,4 @@
-"""Runs of methods with banks, thresholds, stages or two gradients: stopped inside an epoch and gone on with, bit for bit."""
+"""Methods with banks, thresholds, stages or two gradients: stopped inside an epoch and gone on with, bit for bit."""
 
 from pathlib import Path
 
