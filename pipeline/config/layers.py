@@ -89,16 +89,21 @@ def parts_of(method: str | None) -> list[str]:
 
 
 def _method_layer(name: str) -> dict[str, Any]:
-    """The file of a method; of a combination by parts: {part: file}, with what a part changes in another added."""
+    """The file of a method; of a combination by parts: {part: file}."""
     parts = parts_of(name)
-    files = {part: layer_file("method", part) for part in parts}
+    return layer_file("method", name) if len(parts) == 1 else {part: layer_file("method", part) for part in parts}
+
+
+def _changes(files: Mapping[str, Any], parts: list[str]) -> list[dict[str, Any]]:
+    """What parts of a combination change in others (`with:`); above the recipe, which speaks of methods alone."""
     if len(parts) == 1:
-        return files[name]
+        return []
+    found = []
     for part in parts:
-        for other in sorted(files[part].get("with", {}).keys() & files.keys()):
-            added = {"when": {}, "set": files[part]["with"][other]}
-            files[other] = {**files[other], "per": [*files[other].get("per", []), added]}
-    return files
+        for other, content in files[part].get("with", {}).items():
+            if other in parts:
+                found.append({**content, "method_args": {other: content.get("method_args", {})}})
+    return found
 
 
 def _unfold_parts(layer: dict[str, Any], chosen: Mapping[str, Any], by_part: bool) -> list[dict[str, Any]]:
@@ -172,4 +177,6 @@ def layers_of(
     layers = [
         part for kind in SELECTORS if kind in found for part in _unfold_parts(found[kind], chosen, kind == "method")
     ]
-    return [*layers, {"method": chosen["method"]}] if "method" in found else layers
+    if "method" not in found:
+        return layers
+    return [*layers, *_changes(found["method"], parts_of(chosen["method"])), {"method": chosen["method"]}]
