@@ -27,7 +27,7 @@ REFUSALS = {
 
 
 def check(method: str, pair: str) -> None:
-    dataset, side = ("folder", 64) if pair in IMAGENET else ("cifar100", 32)
+    dataset, side = ("folder", 128) if pair in IMAGENET else ("cifar100", 32)
     config = config_of(method, pair, dataset=dataset)
     try:
         bench = Bench(config, side=side)
