@@ -173,6 +173,7 @@ def layers_of(
         chosen["recipe"] = of_method if chosen["recipe"] in (None, "default") else chosen["recipe"]
         if chosen["recipe"] is not None:
             load("recipe", lambda: layer_file("recipe", chosen["recipe"]) | {"recipe": chosen["recipe"]})
+    chosen["variant"] = given.get("variant")
     chosen["student"] = student_of(given, found, network)
     layers = [
         part for kind in SELECTORS if kind in found for part in _unfold_parts(found[kind], chosen, kind == "method")

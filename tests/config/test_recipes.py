@@ -48,6 +48,7 @@ def test_selectors_name_things_that_exist() -> None:
         "method": set(DISTILLERS.names()),
         "recipe": set(RECIPES),
         "student": {name.rpartition("/")[2] for name in MODELS.names()},
+        "variant": {variant for name in DISTILLERS.names() for variant in DISTILLERS.get(name).variants},
     }
     for file, when, _ in exceptions():
         for selector, value in when.items():
