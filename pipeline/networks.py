@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.checkpoints import find_checkpoint
 from pipeline.contracts import InputError, Shapes
 from pipeline.models.blocks import fit_form
+from pipeline.models.blocks.folding import Block
 from pipeline.models.build import build
 from pipeline.models.external import preprocessing
 from pipeline.weights import Part, load_into, read_state
@@ -47,7 +48,8 @@ def make(
 
 def fill(network: nn.Module, file: Path, *, part: Part = "student") -> None:
     """Loads `file` strictly; a deployed (folded) form of the network is recognised by its keys."""
-    fit_form(network, read_state(file, part=part))
+    if any(isinstance(module, Block) for module in network.modules()):
+        fit_form(network, read_state(file, part=part))
     load_into(network, file, part=part)
 
 
