@@ -90,6 +90,8 @@ def make_plan(data: DataConfig, runtime: RuntimeConfig, world: World, **differen
         "ratio": data.ratio,
         "image_size": data.image_size,
         "resize": data.resize,
+        "order": data.order,
+        "decode": data.decode,
         "mean": data.mean,
         "std": data.std,
         "channels_last": runtime.channels_last,
@@ -107,15 +109,27 @@ def build_sets(config: TrainConfig, world: World) -> tuple[ImageSet, ImageSet]:
     return train_set, test_set
 
 
+def loader_maker(data: DataConfig) -> Callable[[ImageSet, Plan], Loader]:
+    """data.loader's class with its own keys filled in."""
+    kind = LOADERS.get(data.loader)
+    options = getattr(data, kind.section).model_dump() if kind.section else {}
+    return functools.partial(kind, **options)
+
+
 def build_loaders(
     config: TrainConfig, world: World, train_set: ImageSet, test_set: ImageSet, streams: Mapping[str, Stream]
 ) -> tuple[Loader, dict[str, Loader]]:
     """(training loader, evaluation loaders by name). streams: further views that the method asks for."""
     data = config.data
-    make = LOADERS.get(data.loader)
-    evaluation = {"train": False, "batch_size": data.eval_batch_size}
+    make = loader_maker(data)
+    evaluation = {
+        "train": False,
+        "batch_size": data.eval_batch_size,
+        "image_size": data.eval_image_size or data.image_size,
+    }
     held_out, kept = split_off(len(train_set), data.val_split, data.seed)
-    training = {"seed": config.seed, "index_N": kept, "streams": streams}
+    ramp = None if data.min_image_size is None else (data.min_image_size, *(e - 1 for e in data.grow_epochs))
+    training = {"seed": config.seed, "index_N": kept, "streams": streams, "ramp": ramp}
     train = make(train_set, make_plan(data, config.runtime, world, **training))
     loaders = {"test": make(test_set, make_plan(data, config.runtime, world, **evaluation))}
     if held_out is not None:

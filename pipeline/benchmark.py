@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 
 from pipeline import entry
-from pipeline.assemble import ALIASES, NAMES, build, image_set, make_plan
+from pipeline.assemble import ALIASES, NAMES, build, image_set, loader_maker, make_plan
 from pipeline.config import TrainConfig, compose, describe
 from pipeline.config.schema import key
 from pipeline.contracts import Batch, InputError
@@ -35,7 +35,6 @@ from pipeline.engine.optimizers import build_optimizer
 from pipeline.engine.parallel import World
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import RunDir, environment
-from pipeline.loaders import LOADERS
 from pipeline.vision import torchvision
 
 Measure = Callable[[], float]
@@ -57,7 +56,8 @@ def per_second(images: int, seconds: float) -> float:
 def our_loader(name: str, config: BenchmarkConfig, world: World) -> Measure:
     """Images/s of one of our loaders over config.steps batches, normalised tensors on the device."""
     images = image_set(config.dataset, config.data, "train", world)
-    loader = LOADERS.get(name)(images, make_plan(config.data, config.runtime, world, seed=config.seed))
+    make = loader_maker(config.data.model_copy(update={"loader": name}))
+    loader = make(images, make_plan(config.data, config.runtime, world, seed=config.seed))
     epoch = iter(range(10**6))
 
     def measure() -> float:

@@ -11,12 +11,11 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipeline import entry, networks
-from pipeline.assemble import ALIASES, NAMES, image_set, make_plan
+from pipeline.assemble import ALIASES, NAMES, image_set, loader_maker, make_plan
 from pipeline.config import EvaluateConfig, compose, describe
 from pipeline.contracts import Distiller, InputError
 from pipeline.engine import parallel
 from pipeline.engine.evaluate import evaluate
-from pipeline.loaders import LOADERS
 from pipeline.methods import predictor_of
 from pipeline.run_keys import words_of_run
 
@@ -62,7 +61,7 @@ def main(argv: list[str]) -> None:
         pixels = {"mean": own.get("mean", data.mean), "std": own.get("std", data.std)}
         plan = make_plan(data, config.runtime, world, train=False, batch_size=data.eval_batch_size, **pixels)
         autocast = parallel.autocast_factory(config.runtime, world.device)
-        loader = LOADERS.get(data.loader)(images, plan)
+        loader = loader_maker(data)(images, plan)
         predict = predictor.predict if predictor is not None else Distiller.predict_by_student
         score = evaluate(network, predict, loader, world, autocast, features=predictor is not None)
         if world.leader:

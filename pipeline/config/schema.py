@@ -61,10 +61,27 @@ class StudentConfig(Section):
     checkpoint: Text | None = key(None, "weights to start from: FILE, a run folder or auto (published)")
 
 
+class DaliConfig(Section):
+    decoder: Literal["auto", "cpu", "mixed"] = key("auto", "where JPEGs are decoded; mixed = on the GPU")
+    hw_decoder_load: float = key(0.65, "share of the images for the GPU's JPEG engine (decoder=mixed)", ge=0, le=1)
+    prefetch: int = key(2, "batches made ahead", ge=1)
+
+
+class FfcvConfig(Section):
+    train: Text | None = key(None, ".beton file of the training set (data_prep/write_beton.py)")
+    test: Text | None = key(None, ".beton file of the test set")
+    cache: Literal["os", "memory"] = key("os", "os: the page cache keeps what fits; memory: the whole file is read")
+    batches_ahead: int = key(3, "batches made ahead", ge=1)
+
+
 class DataConfig(Section):
     root: Text | None = key(None, "folder of the data set")
     download: bool = key(False, "fetch the data set into data.root when it is not there")
-    loader: Text = key("resident", "resident (set on the device as uint8) or torch (worker processes)")
+    loader: Text = key("resident", "resident (set in memory), torch (worker processes), dali or ffcv")
+    order: Literal["random", "quasi_random", "sequential"] = key("random", "of the training samples in an epoch")
+    decode: Literal["exact", "fast"] = key("exact", "Pillow's pixels, or approximations that decode faster")
+    on_bad: Literal["error", "replace"] = key("error", "image that cannot be read: stop, or take the next of its class")
+    index: Literal["auto", "off", "rebuild"] = key("auto", "file that saves the walk through a large set's folders")
     batch_size: int = key(64, "images per optimiser step over all ranks", ge=1)
     eval_batch_size: int = key(256, "images per evaluation step and rank", ge=1)
     workers: int = key(2, "worker processes per rank (loader torch)", ge=0)
@@ -72,6 +89,10 @@ class DataConfig(Section):
     mean: Rgb = key((0.5, 0.5, 0.5), "subtracted per channel, pixels in 0..1")
     std: Rgb = key((0.25, 0.25, 0.25), "divided by per channel, pixels in 0..1")
     image_size: int = key(32, "pixels, height and width of what the network sees", ge=1)
+    min_image_size: int | None = key(None, "pixels that training starts with; they grow to image_size", ge=1)
+    grow_epochs: tuple[int, int] = key((0, 0), "last epoch (from 1) at min_image_size, first at image_size")
+    eval_image_size: int | None = key(None, "pixels in evaluation; default image_size", ge=1)
+    eval_flip: bool = key(False, "evaluate the mean of the logits of an image and of its mirror image")
     crop: Literal["pad", "window", "none"] = key("pad", "pad and crop, RandomResizedCrop window, or none")
     padding: int = key(4, "pixels of zeros around the image (crop=pad)", ge=0)
     scale: Span = key((0.08, 1.0), "area range of the window, share of the image (crop=window)")
@@ -79,6 +100,8 @@ class DataConfig(Section):
     flip: bool = key(True, "mirror half of the images")
     rotation: float = key(0.0, "random rotation in +- degrees, 0 = off", ge=0, le=180)
     resize: int | None = key(None, "pixels of the shorter side before the centre crop in evaluation")
+    dali: DaliConfig = DaliConfig()
+    ffcv: FfcvConfig = FfcvConfig()
     val_split: int = key(0, "training images held out for select_on=val", ge=0)
 
     @model_validator(mode="after")
@@ -217,7 +240,7 @@ class TrainConfig(Section):
     def numbers(self) -> dict[str, Any]:
         """The keys behind `fingerprint`, nested."""
         what = self.model_dump(mode="json", exclude={"run", "log", "runtime", "seeds"})
-        for name in ("root", "download", "loader", "workers", "eval_batch_size"):
+        for name in ("root", "download", "loader", "workers", "eval_batch_size", "index", "dali", "ffcv"):
             what["data"].pop(name)
         what["optim"].pop("accumulate")
         what["pair"] = None

@@ -1,7 +1,7 @@
 """The one shape that all data sets have."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -74,10 +74,14 @@ class FileSet(ImageSet):
     """A set of image files of any size. paths are relative to root, with forward slashes."""
 
     root: Path
-    paths: tuple[str, ...]
+    paths: Sequence[str]
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self._try(index, lambda path: decode.decode_rgb(path.read_bytes()))
+
+    def read_bytes(self, index: int) -> bytes:
+        """The file of sample `index` as it is. Raises InputError."""
+        return self._try(index, Path.read_bytes)
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of sample `index` from the file's header, without decoding. Raises InputError."""

@@ -1,9 +1,8 @@
 """Pixels on the device, in the order and the windows that the law of views gives."""
 
-from collections.abc import Callable
+from typing import Any
 
-from pipeline.contracts import Loader
 from pipeline.registry import Registry
 
-# Called as LOADERS.get(name)(image_set, plan).
-LOADERS: Registry[Callable[..., Loader]] = Registry("loader", __name__)
+# Classes, called as LOADERS.get(name)(image_set, plan, **options); options: the keys of data.<section>.
+LOADERS: Registry[Any] = Registry("loader", __name__)

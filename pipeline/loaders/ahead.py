@@ -1,7 +1,7 @@
 """Views by operations for a set whose pixels lie in memory: made on the host in threads, a few batches ahead."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.datasets.image_set import ImageSet
-from pipeline.loaders.further import Read
+from pipeline.loaders.epochs import Reads
 from pipeline.loaders.host import HostBatches, Task
 from pipeline.loaders.plan import Plan
 
@@ -47,7 +47,6 @@ class OperatedAhead:
         )
         # The pixels are resized already: fit must leave them as they are.
         self._work = HostBatches(fitted, replace(plan, resize=None))
-        self._index_N = index_N
         self._threads = max(1, plan.workers)
         self._device = torch.device(plan.device)
 
@@ -55,10 +54,9 @@ class OperatedAhead:
         pixels_BHWC = self._work.pixels(task)[len(task.index_B) :]
         return pixels_BHWC.pin_memory() if self._device.type == "cuda" else pixels_BHWC
 
-    def __call__(self, row_M: NDArray[np.int64], view: int, reads: Sequence[Read]) -> Iterator[Tensor]:
+    def __call__(self, todo: Reads) -> Iterator[Tensor]:
         """For each read the views by operations of its own rows, in turn: uint8 on the device."""
-        index_M = self._index_N[row_M]
-        tasks = (Task(view, index_M[start : start + own]) for start, _, own in reads)
+        tasks = (Task(todo.view, todo.index_M[start : start + own]) for start, _, own in todo.reads)
         with ThreadPoolExecutor(self._threads) as pool:
             waiting: deque[Future[Tensor]] = deque()
             try:

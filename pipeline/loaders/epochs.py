@@ -1,6 +1,8 @@
 """Epoch arithmetic common to all loaders: which samples are batch (epoch, step) of a rank, and which comes next."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +17,42 @@ from pipeline.loaders.pixels import Normalise
 from pipeline.loaders.plan import STEP_KINDS, Plan
 
 
+class Reads(NamedTuple):
+    """What one epoch reads, from step `first` on, whoever decodes it.
+
+    size: side of its images in pixels; index_M: positions in the set, in the order in which they are read; reads: the
+    batches among them.
+    """
+
+    epoch: int
+    first: int
+    view: int
+    size: int
+    index_M: NDArray[np.int64]
+    reads: Sequence[Read]
+
+
+class Epoch(NamedTuple):
+    """An epoch that is ready to be read: index_N, label_N on the device, in the order of the epoch."""
+
+    todo: Reads
+    index_N: Tensor
+    label_N: Tensor
+    further: FurtherViews | None
+
+
 class EpochLoader:
     """A contracts.Loader without pixels; a subclass says where they come from.
 
     Training: the order is shuffled each epoch, and each rank takes its part of each global batch. Evaluation: the set
     is divided among the ranks, every sample once, in natural order; ranks may differ in their number of batches.
+    A subclass with looks_ahead may ask `following` for the next epoch, so that nothing idles between epochs.
     Raises InputError where a global batch has fewer images than there are ranks.
     """
 
     replayable = True
+    looks_ahead = False
+    section: str | None = None  # of the data's keys: none of its own
 
     def __init__(self, image_set: ImageSet, plan: Plan) -> None:
         self.image_set = image_set
@@ -37,7 +66,9 @@ class EpochLoader:
         self._spans = [self._span(start) for start in range(0, last - first, plan.batch_size)]
         self._epoch = 0
         self._step = 0
-        self._normalise = Normalise(plan.mean, plan.std, plan.image_size, plan.channels_last, plan.device)
+        self._normalise = Normalise(plan.mean, plan.std, plan.channels_last, plan.device)
+        self._next: tuple[int, Future[Epoch]] | None = None
+        self._thread = ThreadPoolExecutor(1)  # no thread before its first task
 
     def _check(self, index_N: NDArray[np.int64]) -> None:
         n, plan = len(index_N), self.plan
@@ -81,13 +112,14 @@ class EpochLoader:
     def _order(self, epoch: int, view: int) -> NDArray[np.int64]:
         """Rows of index_N in the order of the epoch."""
         plan, rows = self.plan, len(self.index_N)
-        if plan.drawn_by(STEP_KINDS):
-            # Of the view, like all that depends on who is in a batch: a view then shows the same whatever the run.
-            return views.order(plan.data_seed, view, rows)
-        return views.order(plan.seed, epoch, rows) if plan.train else np.arange(rows)
+        if not plan.train:
+            return np.arange(rows)
+        # Of the view where who is in a batch matters: a view then shows the same whatever the run.
+        key = (plan.data_seed, view) if plan.drawn_by(STEP_KINDS) else (plan.seed, epoch)
+        return views.epoch_order(plan.order, *key, rows)
 
-    def __iter__(self) -> Iterator[Batch]:
-        plan, epoch, first = self.plan, self._epoch, self._step
+    def _prepare(self, epoch: int, first: int = 0) -> Epoch:
+        plan = self.plan
         view = views.view_of(epoch, plan.views) if plan.train else 0
         row_N = self._order(epoch, view)
         # One copy per epoch: a copy per batch would make the host wait for the device.
@@ -97,15 +129,42 @@ class EpochLoader:
         further = FurtherViews(plan, view, label_N, spans, first) if plan.train and plan.streams else None
         reads = further.reads if further else [Read(start, stop, stop - start) for start, stop, _ in spans]
         row_M = row_N[further.order_M] if further else row_N
-        for step, (span, pixels_BHWC) in enumerate(zip(spans, self._pixels(row_M, view, reads), strict=True)):
+        todo = Reads(epoch, first, view, plan.size_at(epoch), self.index_N[row_M], reads)
+        return Epoch(todo, index_N, label_N, further)
+
+    def _prepared(self, epoch: int, first: int) -> Epoch:
+        """From the thread that looked ahead, where it was asked for this very epoch."""
+        if first == 0 and self._next is not None and self._next[0] == epoch:
+            return self._next[1].result()
+        return self._prepare(epoch, first)
+
+    def following(self, todo: Reads) -> Reads | None:
+        """What the epoch after `todo` reads; None in evaluation."""
+        if not self.plan.train:
+            return None
+        self._look_ahead(todo.epoch + 1)
+        assert self._next is not None
+        return self._next[1].result().todo
+
+    def _look_ahead(self, epoch: int) -> None:
+        if self._next is None or self._next[0] != epoch:
+            self._next = (epoch, self._thread.submit(self._prepare, epoch))
+
+    def __iter__(self) -> Iterator[Batch]:
+        epoch, first = self._epoch, self._step
+        ready = self._prepared(epoch, first)
+        todo, further, spans = ready.todo, ready.further, self._spans[first:]
+        for step, (span, pixels_BHWC) in enumerate(zip(spans, self._pixels(todo), strict=True)):
             after = first + step + 1
             self._epoch, self._step = (epoch, after) if after < len(self) else (epoch + 1, 0)
+            if self.looks_ahead and self.plan.train:
+                self._look_ahead(epoch + 1)  # after the first batch: worker processes are forked before it
             image_MCHW = self._normalise(pixels_BHWC)
             batch = Batch(
                 image_BCHW=image_MCHW[: span.stop - span.start] if further else image_MCHW,
-                label_B=label_N[span.start : span.stop],
-                index_B=index_N[span.start : span.stop],
-                view=view,
+                label_B=ready.label_N[span.start : span.stop],
+                index_B=ready.index_N[span.start : span.stop],
+                view=todo.view,
                 share=span.share,
             )
             if further:
@@ -114,9 +173,9 @@ class EpochLoader:
         if not spans:
             self._epoch, self._step = epoch + 1, 0
 
-    def _pixels(self, row_M: NDArray[np.int64], view: int, reads: Sequence[Read]) -> Iterator[Tensor]:
-        """For each read (entries of row_M, which are rows of index_N): uint8 [B, H, W, 3] on the device.
+    def _pixels(self, todo: Reads) -> Iterator[Tensor]:
+        """For each of todo.reads (a part of todo.index_M): uint8 [B, todo.size, todo.size, 3] on the device.
 
-        Behind the rows that are read come their views by operations: for each such stream, `read.own` rows.
+        Behind the images that are read come their views by operations: for each such stream, `read.own` images.
         """
         raise NotImplementedError

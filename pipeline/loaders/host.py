@@ -19,12 +19,14 @@ from pipeline.loaders.plan import Plan
 class Task(NamedTuple):
     """The samples of one batch and the view to show of them: all that a worker needs, whatever came before.
 
-    own: how many of them, from the first, are the batch's own and get the further views; None = all.
+    own: how many of them, from the first, are the batch's own and get the further views; None = all. size: side of the
+    images in pixels; None = the plan's.
     """
 
     view: int
     index_B: NDArray[np.int64]
     own: int | None = None
+    size: int | None = None
 
 
 class HostBatches(Dataset[Any]):
@@ -68,7 +70,8 @@ class HostBatches(Dataset[Any]):
         window_B4 = views.resized_crop_windows(
             plan.data_seed, task.view, task.index_B, height_B, width_B, plan.scale, plan.ratio
         )
-        return np.stack([cut(image, window, plan.image_size) for image, window in zip(images, window_B4, strict=True)])
+        size = task.size or plan.image_size
+        return np.stack([cut(image, window, size) for image, window in zip(images, window_B4, strict=True)])
 
     def _crops(self, images: list[NDArray[np.uint8]], task: Task) -> NDArray[np.uint8]:
         """The images at image_size, cut out of their padded selves where a border is asked for."""

@@ -45,17 +45,23 @@ class Normalise:
         self,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
-        size: int,
         channels_last: bool,
         device: torch.device | str,
     ) -> None:
         self._white = torch.tensor(255.0, device=device)
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=device).repeat(size * size)
-        self._std = torch.tensor(std, dtype=torch.float32, device=device).repeat(size * size)
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device)
+        self._std = torch.tensor(std, dtype=torch.float32, device=device)
         self._channels_last = channels_last
+        self._repeated: dict[int, tuple[Tensor, Tensor]] = {}  # by pixels of an image
+
+    def _tables(self, pixels: int) -> tuple[Tensor, Tensor]:
+        if pixels not in self._repeated:
+            self._repeated[pixels] = self._mean.repeat(pixels), self._std.repeat(pixels)
+        return self._repeated[pixels]
 
     def __call__(self, pixels_BHWC: Tensor) -> Tensor:
         real = pixels_BHWC.flatten(1).to(torch.float32)
-        real.div_(self._white).sub_(self._mean).div_(self._std)
+        mean, std = self._tables(pixels_BHWC.shape[1] * pixels_BHWC.shape[2])
+        real.div_(self._white).sub_(mean).div_(std)
         image_BCHW = real.view(pixels_BHWC.shape).permute(0, 3, 1, 2)
         return image_BCHW if self._channels_last else image_BCHW.contiguous()

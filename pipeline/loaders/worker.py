@@ -4,20 +4,17 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
-from pipeline.loaders.epochs import EpochLoader
-from pipeline.loaders.further import Read
+from pipeline.loaders.epochs import EpochLoader, Reads
 from pipeline.loaders.host import HostBatches, Task
 from pipeline.loaders.plan import Plan
 
@@ -80,9 +77,10 @@ class WorkerLoader(EpochLoader):
             generator=torch.Generator(),
         )
 
-    def _pixels(self, row_M: NDArray[np.int64], view: int, reads: Sequence[Read]) -> Iterator[Tensor]:
-        index_M = self.index_N[row_M]
-        self._tasks.tasks = [Task(view, index_M[start:stop], own) for start, stop, own in reads]
+    def _pixels(self, todo: Reads) -> Iterator[Tensor]:
+        self._tasks.tasks = [
+            Task(todo.view, todo.index_M[start:stop], own, todo.size) for start, stop, own in todo.reads
+        ]
         for pixels_BHWC in self._loader:
             if isinstance(pixels_BHWC, InputError):
                 # A new one: raising a local variable makes a cycle (error, traceback, frame) that keeps the workers.

@@ -8,18 +8,20 @@ from pipeline.views.counter import Stream, integer, philox, uniform, words
 from pipeline.views.mixing import cutout_boxes, mix_boxes, mix_lambdas
 from pipeline.views.operations import OP_KINDS, Operation, op_magnitudes, ops, patches
 from pipeline.views.rotation import rotation_angles, rotation_matrices, rotation_sources
-from pipeline.views.sampling import order, partners, rank_slice, steps_per_epoch, view_of
+from pipeline.views.sampling import ORDERS, epoch_order, order, partners, rank_slice, steps_per_epoch, view_of
 from pipeline.views.windows import crop_offsets, flips, resized_crop_windows
 
 VERSION = 1  # recorded by caches: raise it when any draw changes
 
 __all__ = [
     "OP_KINDS",
+    "ORDERS",
     "VERSION",
     "Operation",
     "Stream",
     "crop_offsets",
     "cutout_boxes",
+    "epoch_order",
     "flips",
     "integer",
     "mix_boxes",

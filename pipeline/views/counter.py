@@ -33,6 +33,7 @@ class Stream(IntEnum):
     RANDAUGMENT = 11
     STRONG = 12
     PATCH = 13
+    RUNS = 14
 
 
 def philox(c0: Any, c1: Any, c2: Any, c3: Any, k0: Any, k1: Any) -> tuple[Any, Any, Any, Any]:

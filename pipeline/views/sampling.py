@@ -5,6 +5,9 @@ from numpy.typing import NDArray
 
 from pipeline.views.counter import Stream, words
 
+RUN = 64  # neighbours that stay together in the quasi-random order
+GROUP = 64  # runs that are shuffled into one another: 4,096 samples, about 450 MB of ImageNet
+
 
 def _shuffle(high: NDArray[np.int64], low: NDArray[np.int64]) -> NDArray[np.int64]:
     """Positions sorted by the unsigned 64-bit key (high, low), equal keys by position."""
@@ -16,6 +19,34 @@ def order(seed: int, epoch: int, n: int, stream: Stream = Stream.ORDER) -> NDArr
     """Permutation of 0..n-1, int64 [n]: global batch b of B rows is `order[b * B : (b + 1) * B]`."""
     high, low, _, _ = words(seed, stream, np.arange(n, dtype=np.int64), epoch)
     return _shuffle(high, low)
+
+
+def _quasi_random(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    """Runs of RUN neighbours in random order, shuffled within groups of GROUP runs: reads stay near one another."""
+    run_N = np.arange(n, dtype=np.int64) // RUN
+    place_R = np.empty(int(run_N[-1]) + 1 if n else 0, dtype=np.int64)
+    place_R[order(seed, epoch, len(place_R), Stream.RUNS)] = np.arange(len(place_R))
+    high, low, _, _ = words(seed, Stream.ORDER, np.arange(n, dtype=np.int64), epoch)
+    return np.lexsort((_rank_of(high, low), place_R[run_N] // GROUP)).astype(np.int64)
+
+
+def _rank_of(high: NDArray[np.int64], low: NDArray[np.int64]) -> NDArray[np.int64]:
+    rank_N = np.empty(len(high), dtype=np.int64)
+    rank_N[_shuffle(high, low)] = np.arange(len(high))
+    return rank_N
+
+
+def _sequential(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    return np.arange(n, dtype=np.int64)
+
+
+_ORDERS = {"random": order, "quasi_random": _quasi_random, "sequential": _sequential}
+ORDERS = tuple(_ORDERS)
+
+
+def epoch_order(kind: str, seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    """Permutation of 0..n-1 of one of ORDERS: random; quasi_random, for slow disks; as stored."""
+    return _ORDERS[kind](seed, epoch, n)
 
 
 def partners(seed: int, view: int, step: int, rows: int) -> NDArray[np.int64]:

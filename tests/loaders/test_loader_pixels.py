@@ -100,7 +100,7 @@ def test_windows_are_cut_before_they_are_resized():
 def test_normalisation_is_exact_for_every_value():
     pixels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     for channels_last in (True, False):
-        image = Normalise(MEAN, STD, 16, channels_last, "cpu")(torch.from_numpy(pixels))
+        image = Normalise(MEAN, STD, channels_last, "cpu")(torch.from_numpy(pixels))
         assert np.array_equal(image[0].numpy(), normalised(pixels[0]))
 
 
