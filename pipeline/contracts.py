@@ -247,8 +247,12 @@ class Distiller(nn.Module):
         """Further batches that the engine runs both networks on; they come back as `extra`, in order."""
         return ()
 
-    def learn(self, logits_NK: Tensor, label_N: Tensor) -> None:
-        """Takes the teacher's logits over the training set, by sample, before the first step (teacher_pass)."""
+    def digest(self, logits_BK: Tensor) -> Tensor:
+        """[B, E]: what `learn` wants of the teacher's logits; as few numbers as it can be, they are kept for all N."""
+        return logits_BK
+
+    def learn(self, digest_NE: Tensor, label_N: Tensor) -> None:
+        """Takes the digests of the training set, by sample, before the first step (teacher_pass)."""
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
@@ -291,10 +295,3 @@ class Distiller(nn.Module):
 
 def _own_rows(x_B: Tensor) -> Tensor:
     return x_B
-
-
-def as_plain(value: Any) -> Any:
-    """`value` with tuples as lists, recursively: what YAML and JSON can hold."""
-    if isinstance(value, Mapping):
-        return {k: as_plain(v) for k, v in value.items()}
-    return [as_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, FirstStage, InputError, ModelOutput, Signal, Stream, View
@@ -19,6 +20,7 @@ class Combined(Distiller):
         self.parts = nn.ModuleDict(parts)
         self.methods = list(parts.values())
         self.views = [0] * len(self.methods)
+        self.widths: list[int] = []  # columns of each learner's digest
         self.needs = Signal.NONE
         for method in self.methods:
             self.needs |= method.needs
@@ -59,11 +61,20 @@ class Combined(Distiller):
         self.views = [len(batches) for batches in found]
         return [batch for batches in found for batch in batches]
 
-    def learn(self, logits_NK: Tensor, label_N: Tensor) -> None:
+    @property
+    def _learners(self) -> list[Distiller]:
+        return [method for method in self.methods if method.teacher_pass]
+
+    def digest(self, logits_BK: Tensor) -> Tensor:
+        """Those of the parts that learn, side by side."""
+        digests = [method.digest(logits_BK) for method in self._learners]
+        self.widths = [digest_BE.shape[1] for digest_BE in digests]
+        return torch.cat(digests, dim=1)
+
+    def learn(self, digest_NE: Tensor, label_N: Tensor) -> None:
         """By the parts that want it."""
-        for method in self.methods:
-            if method.teacher_pass:
-                method.learn(logits_NK, label_N)
+        for method, own_NE in zip(self._learners, digest_NE.split(self.widths, dim=1), strict=True):
+            method.learn(own_NE, label_N)
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View

@@ -27,10 +27,14 @@ class EnergyBands(nn.Module):
         self.register_buffer("low", torch.full((), torch.nan))
         self.register_buffer("high", torch.full((), torch.nan))
 
-    def learn(self, logits_NK: Tensor) -> None:
+    def digest(self, logits_BK: Tensor) -> Tensor:
+        """[B, 1]: the energies, which `learn` wants."""
+        return energy(logits_BK, self.T)[:, None]
+
+    def learn(self, energy_N1: Tensor) -> None:
         """Leaves int(N * rate) of the energies strictly outside on either side (but for equal ones)."""
-        rows = full_batches(len(logits_NK), self.batch_size)
-        energy_N = energy(logits_NK[:rows], self.T).sort().values
+        rows = full_batches(len(energy_N1), self.batch_size)
+        energy_N = energy_N1[:rows, 0].sort().values
         below, above = (int(rows * rate) for rate in self.rates)
         self.low.copy_(energy_N[below])
         self.high.copy_(energy_N[rows - 1 - above])

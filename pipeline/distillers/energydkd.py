@@ -46,8 +46,11 @@ class EnergyDKD(Distiller):
         super().__init__(config, setting, variant)
         self.temperature = Temperatures(config, setting, self.variant)
 
-    def learn(self, logits_NK: Tensor, label_N: Tensor) -> None:
-        self.temperature.bands.learn(logits_NK)
+    def digest(self, logits_BK: Tensor) -> Tensor:
+        return self.temperature.bands.digest(logits_BK)
+
+    def learn(self, digest_NE: Tensor, label_N: Tensor) -> None:
+        self.temperature.bands.learn(digest_NE)
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View

@@ -71,8 +71,11 @@ class HEDA(Distiller):
     def streams(self) -> Mapping[str, Stream]:
         return {"mixed": Stream(kind=self.config.augment, alpha={"cutmix": 1.0, "mixup": 0.2}[self.config.augment])}
 
-    def learn(self, logits_NK: Tensor, label_N: Tensor) -> None:
-        self.bands.learn(logits_NK)
+    def digest(self, logits_BK: Tensor) -> Tensor:
+        return self.bands.digest(logits_BK)
+
+    def learn(self, digest_NE: Tensor, label_N: Tensor) -> None:
+        self.bands.learn(digest_NE)
 
     def _outside(self, teacher: ModelOutput) -> Tensor:
         """float B: 1 for outlying energy."""

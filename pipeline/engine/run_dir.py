@@ -8,7 +8,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pipeline.config import TrainConfig, flatten, read_yaml
-from pipeline.contracts import InputError, as_plain
+from pipeline.contracts import InputError
 from pipeline.engine.checkpoint import Checkpoints
 from pipeline.engine.files import write_atomically, write_json, write_text
 
@@ -66,7 +66,7 @@ class RunDir:
             there, here = flatten(read_yaml(self.config)), flatten(config.model_dump(mode="json"))
             numbers = flatten(config.numbers())
             other = [
-                f"{k} {as_plain(there.get(k))} there, {as_plain(here.get(k))} here"
+                f"{k} {_plain(there.get(k))} there, {_plain(here.get(k))} here"
                 for k in numbers
                 if k != "pair" and there.get(k) != here.get(k)
             ]
@@ -142,3 +142,10 @@ def environment() -> dict[str, Any]:
         "ranks": int(os.environ.get("WORLD_SIZE", 1)),
         "command": sys.argv,
     }
+
+
+def _plain(value: Any) -> Any:
+    """`value` with tuples as lists, recursively: what YAML and JSON can hold."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

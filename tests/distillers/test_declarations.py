@@ -112,7 +112,7 @@ def test_every_variant_teaches(name: str, variant: str) -> None:
     method = kind(kind.Config(**SMALL.get(name, {})), setting, variant).double()
     assert method.variant == variant
     if method.teacher_pass:
-        method.learn(torch.randn(40, 5, dtype=torch.float64), torch.arange(40) % 5)
+        method.learn(method.digest(torch.randn(40, 5, dtype=torch.float64)), torch.arange(40) % 5)
     student, teacher = outputs_for(setting)
     loss = loss_of(method, student, teacher)
     loss.backward()

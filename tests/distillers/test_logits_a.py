@@ -43,7 +43,7 @@ def built(name: str, variant: str = "default", dtype: torch.dtype = torch.float6
     torch.manual_seed(0)
     method = kind(kind.Config(**config), SETTING, variant).to(dtype)
     if method.teacher_pass:
-        method.learn(normal(10, CLASSES, seed=9, dtype=dtype), torch.zeros(10, dtype=torch.int64))
+        method.learn(method.digest(normal(10, CLASSES, seed=9, dtype=dtype)), torch.zeros(10, dtype=torch.int64))
     return method
 
 
@@ -108,7 +108,7 @@ def test_edkd_of_the_paper_weights_each_sample() -> None:
 def test_energy_bands_leave_the_asked_share_outside() -> None:
     logits = normal(23, CLASSES, seed=3)
     bands = EnergyBands(4.0, 0.2, 0.3, batch_size=5).double()
-    bands.learn(logits)
+    bands.learn(bands.digest(logits))
     by_hand = sorted(-4 * math.log(sum(math.exp(v / 4) for v in row)) for row in logits[:20].tolist())
     assert (bands.low.item(), bands.high.item()) == pytest.approx((by_hand[4], by_hand[13]), rel=1e-14)
     below, above = bands.outside(logits[:20])
@@ -133,7 +133,7 @@ def test_the_paper_learns_from_all_rows() -> None:
     logits, label = normal(10, CLASSES, seed=9), torch.zeros(10, dtype=torch.int64)
     for variant, rows in (("energykd", 8), ("paper", 10)):
         method = built("energykd", variant, low_rate=0.0)
-        method.learn(logits, label)
+        method.learn(method.digest(logits), label)
         assert method.get_buffer("temperature.bands.low") == energy(logits[:rows], 4.0).min()
 
 

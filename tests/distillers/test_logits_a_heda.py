@@ -115,7 +115,7 @@ def test_rows_outside_follow_the_first_two() -> None:
 def test_energy_decides_what_is_outside() -> None:
     heda = HEDA(HEDA.Config(low_rate=0.0, high_rate=0.5)).double()
     teacher = seen_by(TEACHER, IMAGE)
-    heda.learn(teacher.logits_BK, INDEX)
+    heda.learn(heda.digest(teacher.logits_BK), INDEX)
     by_energy = energy(teacher.logits_BK, 4.0).argsort().tolist()
     assert sorted(heda._outside(teacher).nonzero().squeeze(1).tolist()) == sorted(by_energy[-4:])
 

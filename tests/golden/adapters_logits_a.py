@@ -146,7 +146,7 @@ def thresholds(case: Case, inputs: dict[str, Tensor]) -> Outputs:
     shapes = Shapes(logits_NK.shape[1], 1, ())
     config = EnergyKD.Config(low_rate=h["LOW_RATE"], high_rate=h["HIGH_RATE"], energy_T=h["energy_T"])
     method = EnergyKD(config, Setting(student=shapes, batch_size=h["BATCH_SIZE"])).to(logits_NK.dtype)
-    method.learn(logits_NK, torch.zeros(len(logits_NK), dtype=torch.int64))
+    method.learn(method.digest(logits_NK), torch.zeros(len(logits_NK), dtype=torch.int64))
     bands = method.temperature.bands
     return {
         "low_threshold": bands.low,

@@ -71,7 +71,7 @@ class Bench:
         self.step = DistillationStep(self.student, self.method, contextlib.nullcontext)
         if self.method.teacher_pass:
             logits_NK = torch.randn(SAMPLES, classes, generator=torch.Generator().manual_seed(3)).to(self.dtype) * 3
-            self.method.learn(logits_NK, self.label_N)
+            self.method.learn(self.method.digest(logits_NK), self.label_N)
 
     def _network(self, which: str, seed: int) -> nn.Module:
         section = getattr(self.config, which)

@@ -55,3 +55,17 @@ def test_mistakes(method: str, words: tuple[str, ...], message: str) -> None:
 def test_refused(method: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Bench(config_of(method, PAIR), side=16)
+
+
+def test_parts_learn_from_their_own_digests() -> None:
+    energies, alone = (Bench(config_of(name, PAIR), side=16).method for name in ("energykd+heda", "heda"))
+    logits_NK = torch.randn(64, 100, generator=torch.Generator().manual_seed(1))
+    for method in (energies, alone):
+        method.learn(method.digest(logits_NK), torch.zeros(64, dtype=torch.int64))
+    assert energies.digest(logits_NK).shape == (64, 2)
+    assert torch.equal(energies.methods[1].bands.low, alone.bands.low) and alone.bands.low.isfinite()
+
+
+def test_the_papers_crd_weighs_its_negatives_by_their_number() -> None:
+    weight = [config_of("crd", PAIR, f"variant={v}").method_args["feat_weight"] for v in ("original", "paper")]
+    assert weight == [0.8, pytest.approx(0.8 / 16384, rel=0.03)]
