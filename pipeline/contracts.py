@@ -4,12 +4,29 @@ Shapes in names: B batch, C channels, H height, W width, K classes, D pooled wid
 """
 
 import enum
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
+
+from pipeline.batches import Batch, Mix, Stream
+
+__all__ = [
+    "Batch",
+    "Distiller",
+    "FirstStage",
+    "InputError",
+    "Loader",
+    "Mix",
+    "ModelOutput",
+    "Setting",
+    "Shapes",
+    "Signal",
+    "Stream",
+    "TeacherSource",
+    "View",
+]
 
 
 class InputError(Exception):
@@ -24,70 +41,6 @@ class Signal(enum.Flag):
     POOLED = enum.auto()
     FEATURES = enum.auto()
     WEIGHTS = enum.auto()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stream:
-    """A further view of each image that a method asks of the loader, besides its ordinary one.
-
-    kind: mixup, cutmix, cutout, autoaugment, randaugment or strong (MLKD's). alpha: of Beta(alpha, alpha) (mixup,
-    cutmix). size: side of the square in pixels (cutout). The law of views draws all of it.
-    """
-
-    kind: str
-    alpha: float = 1.0
-    size: int = 0
-
-
-class Mix(NamedTuple):
-    """How a mixed stream was made: image = weight * own + (1 - weight) * partner's, or the partner's inside a box.
-
-    weight: 0-d float32, the share of the own image (for cutmix the exact share of pixels); partner_label_B: int64;
-    box: int64 [4] (top, left, height, width in pixels), of cutmix and cutout, else empty.
-    """
-
-    weight: Tensor
-    partner_label_B: Tensor
-    box: Tensor
-
-
-@dataclass(kw_only=True)
-class Batch:
-    """One rank's part of one global batch, on the device.
-
-    image_BCHW: normalised float32. label_B, index_B: int64; index_B is the position in the full training set (the key
-    of caches and memory banks). view: number of the view, from 0. share: R * B_r / B, the factor that makes the mean
-    over ranks of local means equal the mean over the global batch, however uneven the ranks' rows are. streams: the
-    further views that the method declared, by name, shaped as image_BCHW; mixes: how the mixed ones were made.
-    """
-
-    image_BCHW: Tensor
-    label_B: Tensor
-    index_B: Tensor
-    view: int = 0
-    share: float = 1.0
-    streams: dict[str, Tensor] = field(default_factory=dict)
-    mixes: dict[str, Mix] = field(default_factory=dict)
-
-    def split(self, parts: int) -> list["Batch"]:
-        """`parts` consecutive slices (fewer when the batch has fewer rows) whose shares add up to this batch's."""
-        rows = self.label_B.shape[0]
-        parts = min(parts, rows)
-        if parts <= 1:
-            return [self]
-        edges = [rows * i // parts for i in range(parts + 1)]
-        return [
-            Batch(
-                image_BCHW=self.image_BCHW[a:b],
-                label_B=self.label_B[a:b],
-                index_B=self.index_B[a:b],
-                view=self.view,
-                share=self.share * (b - a) / rows,
-                streams={name: image_BCHW[a:b] for name, image_BCHW in self.streams.items()},
-                mixes={n: mix._replace(partner_label_B=mix.partner_label_B[a:b]) for n, mix in self.mixes.items()},
-            )
-            for a, b in itertools.pairwise(edges)
-        ]
 
 
 class ModelOutput(NamedTuple):

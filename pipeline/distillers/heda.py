@@ -1,7 +1,7 @@
 """Mixed images for the samples of outlying energy only. Kim and Suh 2023 (arXiv 2311.14334), HE-DA."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -104,8 +104,9 @@ class HEDA(Distiller):
             own_M = torch.arange(len(row_M), device=row_M.device)
         here_M = row_M[own_M] - first
         image_MCHW = self.mixed(batch, row_M, own_M, index_G)
+        alone = replace(batch, streams={}, mixes={}, stream=None, host_index_B=None)
         label_M, index_M = batch.label_B[here_M], batch.index_B[here_M]
-        return [Batch(image_BCHW=image_MCHW, label_B=label_M, index_B=index_M, view=batch.view, share=batch.share)]
+        return [replace(alone, image_BCHW=image_MCHW, label_B=label_M, index_B=index_M)]
 
     def _share(self, teacher: ModelOutput, index_B: Tensor) -> Tensor:
         """0-d: this rank's part of the sub-batch over its part of the batch; 1 on one rank, 0 without rows."""

@@ -1,7 +1,7 @@
 """Multi-level logit distillation. Jin, Wang and Lin 2023 (CVPR, pp. 24276-24285), sections 3.2 and 3.3."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, NamedTuple
 
 import torch
@@ -86,7 +86,7 @@ class MLKD(Distiller):
 
     def extra_batches(self, batch: Batch, teacher: ModelOutput | None) -> Sequence[Batch]:
         """The strong view of the same samples."""
-        return [replace(batch, image_BCHW=batch.streams["strong"], streams={}, mixes={})]
+        return [batch.showing("strong")]
 
     def _divergences(self, weak: tuple[Tensor, Tensor], strong: tuple[Tensor, Tensor], gate: Tensor) -> Tensor:
         if self.config.standardise:

@@ -1,7 +1,7 @@
 """R2KD. Kim, Ham, Cho and Kim 2023 (arXiv 2311.13934): correlation distance by value and by rank, augmented batch."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -90,7 +90,7 @@ class R2KD(Distiller):
 
     def extra_batches(self, batch: Batch, teacher: ModelOutput | None) -> Sequence[Batch]:
         """The augmented view of the same samples."""
-        return [replace(batch, image_BCHW=batch.streams[name], streams={}, mixes={}) for name in self.augmented]
+        return [batch.showing(name) for name in self.augmented]
 
     def _chosen(self, teacher_BK: Tensor) -> Chosen | None:
         """The samples to pick. All are run: a batch keeps its shape and its ranks."""

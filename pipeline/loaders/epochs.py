@@ -33,9 +33,10 @@ class Reads(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    """An epoch that is ready to be read: index_N, label_N on the device, in the order of the epoch."""
+    """An epoch that is ready to be read: index_N (also in the host's memory) and label_N, in the order of the epoch."""
 
     todo: Reads
+    host_index_N: Tensor
     index_N: Tensor
     label_N: Tensor
     further: FurtherViews | None
@@ -123,14 +124,15 @@ class EpochLoader:
         view = views.view_of(epoch, plan.views) if plan.train else 0
         row_N = self._order(epoch, view)
         # One copy per epoch: a copy per batch would make the host wait for the device.
-        index_N = torch.from_numpy(self.index_N[row_N]).to(plan.device)
+        host_index_N = torch.from_numpy(self.index_N[row_N])
+        index_N = host_index_N.to(plan.device)
         label_N = torch.from_numpy(self.image_set.label_N[self.index_N[row_N]]).to(plan.device)
         spans = self._spans[first:]
         further = FurtherViews(plan, view, label_N, spans, first) if plan.train and plan.streams else None
         reads = further.reads if further else [Read(start, stop, stop - start) for start, stop, _ in spans]
         row_M = row_N[further.order_M] if further else row_N
         todo = Reads(epoch, first, view, plan.size_at(epoch), self.index_N[row_M], reads)
-        return Epoch(todo, index_N, label_N, further)
+        return Epoch(todo, host_index_N, index_N, label_N, further)
 
     def _prepared(self, epoch: int, first: int) -> Epoch:
         """From the thread that looked ahead, where it was asked for this very epoch."""
@@ -166,12 +168,18 @@ class EpochLoader:
                 index_B=ready.index_N[span.start : span.stop],
                 view=todo.view,
                 share=span.share,
+                host_index_B=ready.host_index_N[span.start : span.stop],
             )
             if further:
                 further.add(step, batch, image_MCHW)
             yield batch
         if not spans:
             self._epoch, self._step = epoch + 1, 0
+
+    @property
+    def pixels(self) -> str:
+        """Names the pixels that come of a view: two loaders that say the same show the same, bit for bit."""
+        return self.plan.decode
 
     def _pixels(self, todo: Reads) -> Iterator[Tensor]:
         """For each of todo.reads (a part of todo.index_M): uint8 [B, todo.size, todo.size, 3] on the device.
