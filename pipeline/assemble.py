@@ -4,38 +4,34 @@ import functools
 import operator
 import re
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from pipeline import networks, views
 from pipeline.config import DataConfig, RuntimeConfig, TrainConfig
-from pipeline.contracts import InputError, Loader, Signal, Stream, TeacherSource
+from pipeline.contracts import InputError, Loader, Signal, Stream
 from pipeline.datasets import DATASETS, ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine.loop import Parts
 from pipeline.engine.optimizers import OPTIMIZERS
-from pipeline.engine.parallel import World, autocast_factory, prepare_frozen, prepare_student
+from pipeline.engine.parallel import World, autocast_factory, prepare_student
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 from pipeline.methods import (
     build_distiller,
-    declared_by,
     in_form,
     make_setting,
     method_kinds,
     seeded,
-    teacher_preprocess,
 )
 from pipeline.models.blocks import BLOCKS, PLAIN
 from pipeline.models.build import resolve
 from pipeline.registry import Registry
+from pipeline.teacher_sources import Ask, accept_cache, build_teacher
 from pipeline.teachers import TEACHERS
-from pipeline.teachers.live import NoTeacher
 
 ALIASES = {"model": "student.model"}
 
@@ -117,9 +113,15 @@ def loader_maker(data: DataConfig) -> Callable[[ImageSet, Plan], Loader]:
 
 
 def build_loaders(
-    config: TrainConfig, world: World, train_set: ImageSet, test_set: ImageSet, streams: Mapping[str, Stream]
+    config: TrainConfig,
+    world: World,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    streams: Mapping[str, Stream],
+    views_known: int | None = None,
 ) -> tuple[Loader, dict[str, Loader]]:
-    """(training loader, evaluation loaders by name). streams: further views that the method asks for."""
+    """(training loader, evaluation loaders by name). streams: further views that the method asks for; views_known: how
+    many the teacher knows, None = all."""
     data = config.data
     make = loader_maker(data)
     evaluation = {
@@ -129,7 +131,7 @@ def build_loaders(
     }
     held_out, kept = split_off(len(train_set), data.val_split, data.seed)
     ramp = None if data.min_image_size is None else (data.min_image_size, *(e - 1 for e in data.grow_epochs))
-    training = {"seed": config.seed, "index_N": kept, "streams": streams, "ramp": ramp}
+    training = {"seed": config.seed, "index_N": kept, "streams": streams, "ramp": ramp, "views": views_known}
     train = make(train_set, make_plan(data, config.runtime, world, **training))
     loaders = {"test": make(test_set, make_plan(data, config.runtime, world, **evaluation))}
     if held_out is not None:
@@ -164,58 +166,6 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
         )
 
 
-def build_teacher(
-    config: TrainConfig,
-    needs: Signal,
-    num_classes: int,
-    world: World,
-    autocast: Callable[[], AbstractContextManager[object]],
-) -> TeacherSource:
-    """The source of the signals that the method needs; none is built for a method without needs."""
-    if not needs:
-        return NoTeacher()
-    teacher = config.teacher
-    if teacher.model is None:
-        raise InputError(f"method {config.method} needs a teacher: give pair=TEACHER-STUDENT, or teacher.model=")
-    if teacher.checkpoint is None:
-        raise InputError(
-            f"method {config.method} needs teacher.checkpoint=FILE with weights of {teacher.model} (auto: published "
-            "ones; none: an untrained teacher, for benchmarks)"
-        )
-    prepare = teacher_preprocess(config)
-
-    def make_network() -> nn.Module:
-        with seeded(config.seed, 2):
-            network = networks.make(
-                str(teacher.model),
-                num_classes=num_classes,
-                image_size=prepare.image_size or config.data.image_size,
-                checkpoint=teacher.checkpoint,
-                dataset=config.dataset,
-                root=teacher.root,
-                part="teacher",
-                options=teacher.args,
-            )
-        if declared_by(config, "teacher_probed"):
-            with seeded(config.seed, 3), torch.no_grad():
-                network.train()(torch.randn(1, 3, config.data.image_size, config.data.image_size))
-        network = in_form(network, method_kinds(config), config.variant, prepare.image_size or config.data.image_size)
-        return prepare_frozen(network, config.runtime, world.device)
-
-    kind = TEACHERS.get(teacher.source)
-    options = getattr(teacher, kind.section).model_dump() if kind.section else {"batch_statistics": None}
-    if options["batch_statistics"] is None:
-        options["batch_statistics"] = declared_by(config, "teacher_in_train_mode")
-    source = kind(make_network, needs=needs, autocast=autocast, prepare=prepare.to(world.device), **options)
-    missing = needs & ~source.provides
-    if missing:
-        raise InputError(
-            f"{config.method} needs {missing.name}; teacher.source={teacher.source} provides {source.provides.name}: "
-            "use teacher.source=live"
-        )
-    return source
-
-
 def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
     """All parts of a run, and the number of training images. Raises InputError."""
     kinds = method_kinds(config)
@@ -224,9 +174,10 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
     student = build_student(config, images.num_classes)
     student = in_form(student, kinds, config.variant, config.data.image_size)
     autocast = autocast_factory(config.runtime, world.device)
-    teacher = build_teacher(config, needs, images.num_classes, world, autocast)
+    teacher = build_teacher(config, Ask(needs, images.num_classes, world, autocast))
     distiller = build_distiller(config, make_setting(config, student, teacher, images))
-    train, evaluations = build_loaders(config, world, images, test_images, distiller.streams)
+    train, evaluations = build_loaders(config, world, images, test_images, distiller.streams, teacher.views)
+    accept_cache(config, teacher, images, train, distiller.streams)
     parts = Parts(
         student=prepare_student(student, config.runtime, world),
         distiller=distiller.to(world.device),

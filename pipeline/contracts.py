@@ -75,6 +75,10 @@ class Loader(Protocol):
     num_samples: int
     replayable: bool
 
+    @property
+    def pixels(self) -> str:
+        """Names the pixels that come of a view: two loaders that say the same show the same, bit for bit."""
+
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Start at `first_step` of `epoch` (both from 0) at the next iteration."""
 
@@ -90,9 +94,13 @@ class Loader(Protocol):
 
 
 class TeacherSource(Protocol):
-    """Where the teacher's outputs come from: a live network, or records written ahead of time."""
+    """Where the teacher's outputs come from: a live network, or records written ahead of time.
+
+    views: number of different views that it knows, None = all.
+    """
 
     provides: Signal
+    views: int | None
 
     def __call__(self, batch: Batch) -> ModelOutput | None: ...
 
@@ -156,6 +164,7 @@ class Distiller(nn.Module):
     relates_samples: it calls `gather`. teacher_in_train_mode, teacher_probed: variants whose official code leaves the
     teacher (R2KD: its pruned copy) in training mode, or runs it so on noise once. forms: by variant, the form that both
     networks are brought to (models/cam.py). modifier: in a combination it changes others and adds no terms.
+    chooses_images: its extra batches show images that it picks by the teacher's output (batch.stream None).
     """
 
     Config: ClassVar[type]
@@ -171,6 +180,7 @@ class Distiller(nn.Module):
     teacher_probed: ClassVar[frozenset[str]] = frozenset()
     forms: ClassVar[Mapping[str, str]] = {}
     modifier: ClassVar[bool] = False
+    chooses_images: ClassVar[bool] = False
     stands_alone: ClassVar[bool] = True
 
     def __init__(self, config: Any, setting: Setting | None = None, variant: str = "default") -> None:

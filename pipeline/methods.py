@@ -73,7 +73,7 @@ def make_setting(config: TrainConfig, student: nn.Module, teacher: TeacherSource
     size = config.data.image_size
     return Setting(
         student=networks.shapes_of(student, size),
-        teacher=None if network is None else networks.shapes_of(network, own_size or size),
+        teacher=getattr(teacher, "shapes", None) if network is None else networks.shapes_of(network, own_size or size),
         classifier=None if network is None else network.classifier,
         norms=() if network is None else tuple(network.bn_before_relu()),
         label_N=torch.from_numpy(images.label_N),

@@ -26,7 +26,7 @@ ALLOWED = {
     "run_keys": GROUND | {"deployment"},
     **{leaf: set() for leaf in LEAVES},
 }
-ENTRY_POINTS = {"train", "evaluate", "benchmark", "export", "assemble", "methods"}
+ENTRY_POINTS = {"train", "evaluate", "benchmark", "export", "assemble", "methods", "cache_identity", "teacher_sources"}
 
 
 def part_of(path: Path) -> str:

@@ -15,6 +15,10 @@ def _off(value: Any) -> Any:
     return "off" if value is False else value
 
 
+def _on_off(value: Any) -> Any:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 Networks = Literal["cifar", "tiny", "imagenet"]
 NETWORKS = (
     "whose network a shared name means: cifar (3x3 stem), tiny (mdistiller's), imagenet; a prefix says it for one"
@@ -51,7 +55,15 @@ class TeacherConfig(Section):
     image_size: int | None = key(None, "pixels it sees where they differ from data.image_size", ge=1)
     interpolation: Literal["bilinear", "bicubic"] | None = key(None, "how; default that of its weights, or bilinear")
     prune: PruneConfig = PruneConfig()
-    cache: Text | None = key(None, "folder of cached outputs (ignored when teacher.source=live)")
+    cache: Text | None = key(None, "folder of cached outputs (teacher.source=cached)")
+    cached_from: Text = key("live", "source whose outputs were cached: live, or pruned")
+    cache_on_device: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)] = key(
+        "auto", "keep the cached outputs of a view on the device; auto: where they fit"
+    )
+    verify: Annotated[Literal["first", "off", "all"], BeforeValidator(_off)] = key(
+        "first", "compare cached outputs with the live teacher's: of the first batch, of none, of all"
+    )
+    allow_lossy: bool = key(False, "use a cache of the largest classes only (cache.dtype=topk)")
 
 
 class StudentConfig(Section):

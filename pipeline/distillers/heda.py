@@ -54,6 +54,7 @@ class HEDA(Distiller):
     relates_samples = True
     needs = Signal.LOGITS
     teacher_pass = True
+    chooses_images = True
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__(config, setting, variant)

@@ -14,6 +14,7 @@ class NoTeacher:
     """The source of a method that needs none."""
 
     provides = Signal.NONE
+    views: int | None = None
 
     def __call__(self, batch: Batch) -> None:
         return None
@@ -29,6 +30,8 @@ class LiveTeacher:
     """
 
     section: str | None = None  # of the teacher's keys: none of its own
+    recorded = False
+    views: int | None = None
     provides = Signal.LOGITS | Signal.POOLED | Signal.FEATURES | Signal.WEIGHTS
 
     def __init__(

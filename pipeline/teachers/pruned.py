@@ -36,6 +36,8 @@ class PrunedTeacher:
     """
 
     section = "prune"  # of the teacher's keys
+    recorded = False
+    views: int | None = None
     provides = Signal.LOGITS | Signal.POOLED | Signal.FEATURES | Signal.WEIGHTS
 
     def __init__(
