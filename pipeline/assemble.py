@@ -127,10 +127,9 @@ def build_loaders(
     evaluation = {
         "train": False,
         "batch_size": data.eval_batch_size,
-        "image_size": data.eval_image_size or data.image_size,
+        "image_size": data.test_size,
     }
     held_out, kept = split_off(len(train_set), data.val_split, data.seed)
-    ramp = None if data.min_image_size is None else (data.min_image_size, *(e - 1 for e in data.grow_epochs))
     training = {"seed": config.seed, "index_N": kept, "streams": streams, "ramp": ramp, "views": views_known}
     train = make(train_set, make_plan(data, config.runtime, world, **training))
     loaders = {"test": make(test_set, make_plan(data, config.runtime, world, **evaluation))}
@@ -177,7 +176,7 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
     teacher = build_teacher(config, Ask(needs, images.num_classes, world, autocast))
     distiller = build_distiller(config, make_setting(config, student, teacher, images))
     train, evaluations = build_loaders(config, world, images, test_images, distiller.streams, teacher.views)
-    accept_cache(config, teacher, images, train, distiller.streams)
+    accept_cache(config, teacher, images, train, distiller.shown_streams)
     parts = Parts(
         student=prepare_student(student, config.runtime, world),
         distiller=distiller.to(world.device),

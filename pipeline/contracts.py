@@ -102,6 +102,10 @@ class TeacherSource(Protocol):
     provides: Signal
     views: int | None
 
+    @property
+    def network(self) -> nn.Module | None:
+        """The network behind it, None where there is none."""
+
     def __call__(self, batch: Batch) -> ModelOutput | None: ...
 
 
@@ -193,6 +197,11 @@ class Distiller(nn.Module):
     def streams(self) -> Mapping[str, Stream]:
         """Further views by name; {} for most methods."""
         return {}
+
+    @property
+    def shown_streams(self) -> Mapping[str, Stream]:
+        """Those of `streams` that both networks see as they are: what a teacher cache must hold."""
+        return {} if self.chooses_images else self.streams
 
     def gather(self, x_B: Tensor) -> Tensor:
         """The rows of all ranks in the order of the global batch, with gradient; x_B itself on one rank.

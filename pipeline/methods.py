@@ -68,7 +68,7 @@ def in_form(network: nn.Module, kinds: Mapping[str, type[Distiller]], variant: s
 
 def make_setting(config: TrainConfig, student: nn.Module, teacher: TeacherSource, images: ImageSet) -> Setting:
     """What the method may know of the run."""
-    network = getattr(teacher, "network", None)
+    network = teacher.network
     own_size = teacher_preprocess(config).image_size if network is not None else None
     size = config.data.image_size
     return Setting(

@@ -63,7 +63,7 @@ def header(config: TrainConfig, parts: Parts, world: World, train_images: int) -
         f"batch {config.data.batch_size} over {world.ranks} rank(s) = {rows:g} each on {world.device.type}, "
         f"lr {config.optim.lr:g}, {config.optim.epochs} epochs of {len(parts.train)} steps",
     ]
-    taught = getattr(parts.teacher, "network", None)
+    taught = parts.teacher.network
     if taught is not None:
         lines.insert(2, f"teacher {config.teacher.model} {sum(p.numel() for p in taught.parameters()):,} parameters")
     if world.ranks > 1 and not config.runtime.sync_bn:

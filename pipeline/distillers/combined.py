@@ -49,6 +49,11 @@ class Combined(Distiller):
         """Of all parts."""
         return {name: stream for method in self.methods for name, stream in method.streams.items()}
 
+    @property
+    def shown_streams(self) -> Mapping[str, Stream]:
+        """Of all parts."""
+        return {name: stream for method in self.methods for name, stream in method.shown_streams.items()}
+
     def main_batch(self, batch: Batch) -> Batch:
         """As the parts want it, one after the other."""
         for method in self.methods:

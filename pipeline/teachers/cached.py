@@ -56,7 +56,7 @@ class CachedTeacher:
     @property
     def network(self) -> Any:
         """The live teacher's, None where there is none."""
-        return getattr(self.live, "network", None)
+        return None if self.live is None else self.live.network
 
     @property
     def lossy(self) -> bool:

@@ -15,6 +15,7 @@ class NoTeacher:
 
     provides = Signal.NONE
     views: int | None = None
+    network: nn.Module | None = None
 
     def __call__(self, batch: Batch) -> None:
         return None

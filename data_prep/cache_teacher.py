@@ -1,0 +1,253 @@
+"""Write the teacher's outputs ahead of time.
+
+torchrun --nproc-per-node 2 data_prep/cache_teacher.py dataset=cifar100 data.root=D pair=resnet56-resnet20 \\
+    teacher.checkpoint=F cache.out=DIR cache.views=4
+
+Views, pixels and teacher are those of a training with the same keys: teacher.source=cached teacher.cache=DIR then gives
+its numbers. method= says which further views are stored (mlkd, r2kd, funmatch ...). A writer that was stopped goes on
+when it is started again; several may write into one folder at once.
+"""
+
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+if __name__ == "__main__":  # run by path, uninstalled
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch
+import yaml
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from data_prep.cache_parts import Part, Work, packable, settle, shares
+from pipeline import entry
+from pipeline.assemble import ALIASES, NAMES, build_student, image_set, loader_maker, make_plan, split_off
+from pipeline.cache_identity import identity_of
+from pipeline.config import TrainConfig, compose, describe
+from pipeline.config.schema import Section, key
+from pipeline.contracts import Batch, InputError, Loader, Signal, Stream, TeacherSource
+from pipeline.datasets import ImageSet
+from pipeline.distillers import DISTILLERS
+from pipeline.engine import parallel
+from pipeline.engine.files import write_text
+from pipeline.engine.parallel import World
+from pipeline.engine.reporter import clock_text
+from pipeline.loaders.plan import STEP_KINDS
+from pipeline.methods import build_distiller, declared_by, make_setting
+from pipeline.teacher_sources import Ask, build_live
+from pipeline.teachers.cache_format import CHUNK, Layout
+
+MADE = "made.yaml"
+PART = 64  # batches that are written at once: 16,384 samples
+WAIT = 0.2  # seconds between looks at what other writers have done
+
+
+class CacheKeys(Section):
+    out: str = key(..., "folder to write to")
+    views: int | None = key(None, "views to store, from the first; default optim.epochs: a new one each epoch", ge=1)
+    dtype: Literal["fp32", "fp16", "int8", "topk"] = key("fp32", "of the logits; topk: the largest only (lossy)")
+    k: int = key(0, "classes that are kept (cache.dtype=topk)", ge=0)
+    pooled: bool = key(False, "store the input of the teacher's classifier as well (crd, pkt, rkd, cc, srrl)")
+
+
+class CacheTeacherConfig(TrainConfig):
+    """Keys of data_prep/cache_teacher.py: those of pipeline/train.py and these."""
+
+    method: str = key("kd", "method whose further views are stored")
+    cache: CacheKeys
+
+
+class Source(NamedTuple):
+    """What is run for a cache: one rank's training loader, and the teacher. steps: batches of a view."""
+
+    teacher: TeacherSource
+    loader: Loader
+    streams: dict[str, Stream]
+    images: ImageSet
+
+    @property
+    def steps(self) -> int:
+        """Batches of a view."""
+        return len(self.loader)
+
+
+def open_source(config: TrainConfig, world: World) -> Source:
+    """The loader and the live teacher of a training with these keys. Raises InputError for what no cache can hold.
+
+    Every writer has the whole set in batches that do not depend on how many writers there are: what shares a batch
+    with a sample is always the same.
+    """
+    if declared_by(config, "teacher_in_train_mode"):
+        raise InputError(f"method {config.method}, variant {config.variant}: its teacher's outputs depend on the run")
+    images = image_set(config.dataset, config.data, "train", world)
+    needs = Signal.LOGITS
+    autocast = parallel.autocast_factory(config.runtime, world.device)
+    teacher = build_live(config, Ask(needs, images.num_classes, world, autocast), config.teacher.source)
+    student = build_student(config, images.num_classes) if config.student.model else teacher.network
+    streams = dict(build_distiller(config, make_setting(config, student, teacher, images)).shown_streams)
+    mixed = any(stream.kind in STEP_KINDS for stream in streams.values())
+    kept = split_off(len(images), config.data.val_split, config.data.seed)[1]
+    data = config.data
+    ramp = None if data.min_image_size is None else (data.min_image_size, *(e - 1 for e in data.grow_epochs))
+    plan = make_plan(
+        data,
+        config.runtime,
+        world,
+        rank=0,
+        ranks=1,
+        seed=config.seed,
+        index_N=kept,
+        streams=streams,
+        ramp=ramp,
+        batch_size=data.batch_size if mixed else CHUNK,
+        order=data.order if mixed else "sequential",
+    )
+    return Source(teacher, loader_maker(data)(images, plan), streams, images)
+
+
+def outputs(source: Source, batch: Batch, pooled: bool) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    """((stream, kind), float32 rows) of the ordinary view and of the further ones."""
+    for name in ("", *source.streams):
+        found = source.teacher(batch.showing(name) if name else batch)
+        assert found is not None
+        yield (name, "logits"), found.logits_BK
+        if pooled:
+            yield (name, "pooled"), found.pooled_BD
+
+
+class Steps:
+    """Batches of (view, step); one iterator goes on as long as the steps asked for follow one another."""
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.at = (-1, -1)
+        self.batches: Iterator[Batch] = iter(())
+
+    def __call__(self, part: Part) -> Iterator[Batch]:
+        for step in range(part.first, part.stop):
+            if self.at != (part.view, step):
+                self.loader.set_epoch(part.view, step)
+                self.batches = iter(self.loader)
+            yield next(self.batches)
+            self.at = (part.view, step + 1)
+
+
+def compute(work: Work, source: Source, part: Part, steps: Steps, pooled: bool) -> int:
+    """Runs the teacher over a part and writes it; returns its number of samples."""
+    rows: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
+    index: list[Tensor] = []
+    for batch in steps(part):
+        assert batch.host_index_B is not None
+        index.append(batch.host_index_B)
+        for name, value in outputs(source, batch, pooled):
+            rows[name].append(value)
+    index_M = torch.cat(index)
+    work.write(part, index_M, packable(rows))
+    return len(index_M)
+
+
+def make_work(config: CacheTeacherConfig, source: Source) -> Work:
+    """What is to be written, and of what."""
+    cache, network = config.cache, source.teacher.network
+    identity = identity_of(
+        config,
+        source=config.teacher.source,
+        network=network,
+        images=source.images,
+        loader=source.loader,
+        streams=source.streams,
+    )
+    layout = Layout(
+        samples=len(source.images),
+        classes=source.images.num_classes,
+        pooled=network.classifier.in_features if cache.pooled else 0,
+        views=cache.views or config.optim.epochs,
+        dtype=cache.dtype,
+        k=cache.k,
+        streams=tuple(sorted(source.streams)),
+    )
+    return Work(folder=Path(cache.out), layout=layout, identity=identity, steps=source.steps, steps_per_part=PART)
+
+
+class Bar:
+    """Parts that are done, by whichever writer, as a bar on the leader's terminal, or a line every tenth."""
+
+    def __init__(self, work: Work, images: int, leader: bool) -> None:
+        self.work, self.leader = work, leader
+        self.total = work.layout.views * len(work.parts(0))
+        self.images_per_part = images / len(work.parts(0))
+        self.before, self.started = work.done(), time.perf_counter()
+        self.said = self.before * 10 // self.total
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, disable=not (leader and sys.stdout.isatty()))
+        self.task = self.progress.add_task("teacher", total=self.total, completed=self.before, rate="")
+
+    def look(self) -> None:
+        """Shows how far all writers are."""
+        if not self.leader:
+            return
+        done, seconds = self.work.done(), time.perf_counter() - self.started
+        rate = (done - self.before) * self.images_per_part / seconds
+        text = f"{rate:.0f} images/s"
+        self.progress.update(self.task, completed=done, rate=text)
+        if self.progress.disable and done * 10 // self.total > self.said:
+            self.said = done * 10 // self.total
+            left = (self.total - done) * self.images_per_part / rate if rate else 0
+            print(f"{100 * done // self.total} % of {self.total} parts, {text}, left {clock_text(left)}", flush=True)
+
+
+def write_cache(config: CacheTeacherConfig, world: World) -> Work:
+    """Writes this rank's share; returns when the whole cache is there. Raises InputError."""
+    source = open_source(config, world)
+    work = make_work(config, source)
+    images, total = source.loader.num_samples, work.layout.bytes_per_view() * work.layout.views
+    if world.leader:
+        print(f"{work.layout.views} views of {images:,} images: {total / 1e6:,.1f} MB in {work.folder}", flush=True)
+    if not world.on_leader(work.start):
+        if world.leader:
+            print("already complete")
+        return work
+    steps, bar = Steps(source.loader), Bar(work, images, world.leader)
+    with bar.progress:
+        while not settle(work, lambda: time.sleep(WAIT)):
+            for part in shares(work, world.rank, world.ranks):
+                compute(work, source, part, steps, config.cache.pooled)
+                bar.look()
+    world.gather(None)
+    world.on_leader(lambda: finish(work, config))
+    return work
+
+
+def finish(work: Work, config: CacheTeacherConfig) -> None:
+    """Writes how the cache was made (for verify_cache.py) and, last, the manifest that makes it one."""
+    how = config.model_dump(mode="json", exclude={"run", "log", "seeds", "select_on"})
+    how["cache"].pop("out")
+    write_text(work.folder / MADE, yaml.safe_dump(how, sort_keys=True))
+    work.finish()
+
+
+def help_text() -> str:
+    """What --help prints."""
+    return describe(__doc__ or "", CacheTeacherConfig)
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    config = compose(
+        CacheTeacherConfig, argv, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
+    )
+    with parallel.start(config.runtime) as world:
+        write_cache(config, world)
+
+
+if __name__ == "__main__":
+    entry.run(main, help_text, {})
