@@ -66,6 +66,15 @@ class Work:
         """The record of a view's finished arrays."""
         return self.scratch / f"view-{view:05d}.json"
 
+    @property
+    def complete(self) -> bool:
+        """Whether some writer has ended the work; its scratch is gone then."""
+        return (self.folder / MANIFEST).is_file()
+
+    def waits(self, part: Part) -> bool:
+        """Whether the part is still to be computed."""
+        return not (self.path(part).is_file() or self.joined(part.view).is_file() or self.complete)
+
     def missing_bytes(self) -> int:
         """What is still to be written, and one view twice while it is joined."""
         views = sum(not self.joined(view).is_file() for view in range(self.layout.views))
@@ -113,16 +122,22 @@ class Work:
                 arrays[file_name(part.view, stream, what, suffix)] = value.numpy()
         content = io.BytesIO()
         np.savez(content, allow_pickle=False, **arrays)
-        write_atomically(self.path(part), content.getvalue())
+        try:
+            write_atomically(self.path(part), content.getvalue())
+        except FileNotFoundError:
+            if not self.complete:  # by another writer, who did this part too
+                raise
 
     def done(self) -> int:
         """Parts of all views that are on the disk."""
+        if self.complete:
+            return self.layout.views * len(self.parts(0))
         of_joined = sum(len(self.parts(0)) for view in range(self.layout.views) if self.joined(view).is_file())
         return min(of_joined + sum(1 for _ in self.scratch.glob("view-*.npz")), self.layout.views * len(self.parts(0)))
 
     def left(self, view: int) -> list[Part]:
         """Parts that are not there yet."""
-        return [] if self.joined(view).is_file() else [p for p in self.parts(view) if not self.path(p).is_file()]
+        return [part for part in self.parts(view) if self.waits(part)]
 
     def join(self, view: int) -> None:
         """All parts of a view into its arrays; the parts are removed once the arrays are on the disk."""
@@ -147,7 +162,14 @@ class Work:
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[bool]:
         """Whether this process alone has `name` now."""
-        with (self.scratch / f"{name}.lock").open("w") as handle:
+        try:
+            handle = (self.scratch / f"{name}.lock").open("w")
+        except FileNotFoundError:
+            if not self.complete:
+                raise
+            yield False
+            return
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
@@ -157,6 +179,8 @@ class Work:
 
     def finish(self) -> None:
         """Writes the manifest and removes what is left of the work. Any writer may; all write the same."""
+        if self.complete:
+            return
         files: dict[str, dict[str, object]] = {}
         for view in range(self.layout.views):
             files |= json.loads(self.joined(view).read_text())
@@ -193,27 +217,32 @@ def shares(work: Work, rank: int, ranks: int) -> Iterator[Part]:
             parts = work.parts(view)
             a, b = mine * len(parts) // ranks, (mine + 1) * len(parts) // ranks
             for part in parts[a:b]:
-                if work.path(part).is_file() or work.joined(view).is_file():
+                if not work.waits(part):
                     continue
                 with work.lock(work.path(part).stem) as alone:
-                    if alone and not work.path(part).is_file() and not work.joined(view).is_file():
+                    if alone and work.waits(part):
                         yield part
             _join_if_whole(work, view)
 
 
 def _join_if_whole(work: Work, view: int) -> None:
-    if work.left(view):
+    if work.left(view) or work.complete:
         return
     with work.lock(f"join-{view:05d}") as alone:
-        if alone and not work.left(view):
+        if not alone or work.left(view):
+            return
+        try:
             work.join(view)
+        except FileNotFoundError:
+            if not work.complete:  # by another writer, just now
+                raise
 
 
 def settle(work: Work, wait: Callable[[], None]) -> bool:
     """Joins views whose parts are all there. True when every view is joined; calls `wait` where others still work."""
     for view in range(work.layout.views):
         _join_if_whole(work, view)
-    done = all(work.joined(view).is_file() for view in range(work.layout.views))
+    done = work.complete or all(work.joined(view).is_file() for view in range(work.layout.views))
     if not done:
         wait()
     return done

@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run by path, uninstalled
 import torch
 import yaml
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.cache_parts import Part, Work, packable, settle, shares
 from pipeline import entry
@@ -57,7 +57,6 @@ class CacheKeys(Section):
 class CacheTeacherConfig(TrainConfig):
     """Keys of data_prep/cache_teacher.py: those of pipeline/train.py and these."""
 
-    method: str = key("kd", "method whose further views are stored")
     cache: CacheKeys
 
 
@@ -75,6 +74,15 @@ class Source(NamedTuple):
         return len(self.loader)
 
 
+def read_config(argv: list[str]) -> CacheTeacherConfig:
+    """The configuration of a command line; the method is kd unless it says otherwise."""
+    said = any(word.startswith(("method=", "config=")) for word in argv)
+    words = argv if said else ["method=kd", *argv]
+    return compose(
+        CacheTeacherConfig, words, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
+    )
+
+
 def open_source(config: TrainConfig, world: World) -> Source:
     """The loader and the live teacher of a training with these keys. Raises InputError for what no cache can hold.
 
@@ -87,6 +95,7 @@ def open_source(config: TrainConfig, world: World) -> Source:
     needs = Signal.LOGITS
     autocast = parallel.autocast_factory(config.runtime, world.device)
     teacher = build_live(config, Ask(needs, images.num_classes, world, autocast), config.teacher.source)
+    assert teacher.network is not None
     student = build_student(config, images.num_classes) if config.student.model else teacher.network
     streams = dict(build_distiller(config, make_setting(config, student, teacher, images)).shown_streams)
     mixed = any(stream.kind in STEP_KINDS for stream in streams.values())
@@ -150,27 +159,36 @@ def compute(work: Work, source: Source, part: Part, steps: Steps, pooled: bool) 
     return len(index_M)
 
 
-def make_work(config: CacheTeacherConfig, source: Source) -> Work:
-    """What is to be written, and of what."""
-    cache, network = config.cache, source.teacher.network
-    identity = identity_of(
+def identity(config: TrainConfig, source: Source) -> dict[str, object]:
+    """What the cache is of."""
+    return identity_of(
         config,
         source=config.teacher.source,
-        network=network,
+        network=source.teacher.network,
         images=source.images,
         loader=source.loader,
         streams=source.streams,
     )
+
+
+def make_work(config: CacheTeacherConfig, source: Source) -> Work:
+    """What is to be written, and of what."""
+    cache, network = config.cache, source.teacher.network
+    assert network is not None
+    classifier = network.classifier
+    assert isinstance(classifier, nn.Linear)
     layout = Layout(
         samples=len(source.images),
         classes=source.images.num_classes,
-        pooled=network.classifier.in_features if cache.pooled else 0,
+        pooled=classifier.in_features if cache.pooled else 0,
         views=cache.views or config.optim.epochs,
         dtype=cache.dtype,
         k=cache.k,
         streams=tuple(sorted(source.streams)),
     )
-    return Work(folder=Path(cache.out), layout=layout, identity=identity, steps=source.steps, steps_per_part=PART)
+    layout.files(0)  # refuses a number of classes to keep that makes no sense
+    what = identity(config, source)
+    return Work(folder=Path(cache.out), layout=layout, identity=what, steps=source.steps, steps_per_part=PART)
 
 
 class Bar:
@@ -242,9 +260,7 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(
-        CacheTeacherConfig, argv, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    config = read_config(argv)
     with parallel.start(config.runtime) as world:
         write_cache(config, world)
 

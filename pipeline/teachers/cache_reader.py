@@ -1,5 +1,6 @@
 """Rows of a teacher cache by sample: memory-mapped, or a whole view on the device; read and checked a view ahead."""
 
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.teachers.cache_format import (
     open_array,
     read_manifest,
 )
+from pipeline.teachers.codecs import Codec
 
 DEVICE_SHARE = 0.25  # of the device's free memory that a view may take where it is asked to decide by itself
 READ = 1 << 24  # bytes at a time
@@ -54,6 +56,10 @@ class CacheReader:
                 check_sum(folder, self.manifest, name)
         self._kinds = ("logits", "pooled") if pooled else ("logits",)
         self.streams: tuple[str, ...] = ("", *self.layout.streams)
+
+    def arrays(self) -> Iterator[tuple[str, str, Codec, int]]:
+        """What is read of the cache, as Layout.arrays tells it."""
+        return self.layout.arrays(self.streams, self._kinds)
 
     def _names(self, view: int) -> dict[str, tuple[np.dtype[Any], int]]:
         return self.layout.files(view, self.streams, self._kinds)
@@ -101,7 +107,7 @@ class CacheReader:
         if batch.view != self._view:
             self._turn_to(batch.view)
         found = {}
-        for stream, what, codec, width in self.layout.arrays(self.streams, self._kinds):
+        for stream, what, codec, width in self.arrays():
             if stream == batch.stream:
                 names = {suffix: file_name(batch.view, stream, what, suffix) for suffix in codec.parts}
                 packed = {suffix: self._rows(name, batch) for suffix, name in names.items()}

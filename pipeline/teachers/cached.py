@@ -84,7 +84,8 @@ class CachedTeacher:
         found = self.reader(batch)
         logits_BK = found["logits"]
         output = ModelOutput(logits_BK, found.get("pooled", logits_BK[:, :0]))
-        if batch.stream in self._unchecked:
+        # A batch of nobody's images (which fixes DDP's buckets before the first step) has no indices on the host.
+        if batch.stream in self._unchecked and batch.host_index_B is not None:
             self._compare(batch, output)
         return output
 
@@ -93,7 +94,7 @@ class CachedTeacher:
         assert self.live is not None
         live = self.live(batch)
         assert live is not None
-        for stream, what, codec, _ in self.reader.layout.arrays():
+        for stream, what, codec, _ in self.reader.arrays():
             if stream != batch.stream:
                 continue
             found_BK, wanted_BK = (getattr(o, f"{what}_B{'K' if what == 'logits' else 'D'}") for o in (output, live))
