@@ -1,5 +1,6 @@
 # make quickstart   set up, then train, distil and compare on the embedded data set (two cores: under five minutes)
-# make test         set up, then the test suite (two cores: under fifteen minutes)
+# make loaders      set up, and DALI and FFCV besides; as root it gets FFCV's system packages by apt-get
+# make test         the same, then the test suite (two cores: under fifteen minutes)
 # make test-all     the suite with the exhaustive matrices
 # make format       put the sources into shape; make clean removes the environment
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup quickstart test test-all format clean
+.PHONY: setup loaders quickstart test test-all format clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -21,13 +22,22 @@ $(VENV)/.ready: setup.cfg pyproject.toml constraints.txt
 	$(PIP) --no-deps --constraint constraints.txt torchvision timm
 	@touch $@
 
+loaders: $(VENV)/.loaders
+
+# FFCV is not published as a wheel, and asks for more than it needs: see setup/ffcv.sh.
+$(VENV)/.loaders: $(VENV)/.ready setup/ffcv.sh
+	setup/ffcv.sh $(BIN)/python
+	$(PIP) --constraint constraints.txt --editable '.[dali,ffcv]'
+	@$(BIN)/python -c 'import ffcv.reader, nvidia.dali' || { echo 'DALI or FFCV cannot be imported' >&2; exit 1; }
+	@touch $@
+
 quickstart: setup
 	$(BIN)/python launch/quickstart.py
 
-test: setup
+test: loaders
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
 
-test-all: setup
+test-all: loaders
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu'
 
 format: setup

@@ -1,13 +1,16 @@
-"""Write the synthetic set to a folder.
+"""Write the synthetic set, or generated JPEGs that cost what ImageNet's cost, to a folder.
 
 python data_prep/synthetic.py out=DIR
+python data_prep/synthetic.py what=jpegs out=DIR [classes=10 train_per_class=100 val_per_class=10 seed=0 workers=2]
 
-DIR/synthetic-v1.npz is the set (dataset=synthetic data.root=DIR reads it), DIR/synthetic-v1.png shows it.
+what=set: DIR/synthetic-v1.npz is the set (dataset=synthetic data.root=DIR reads it), DIR/synthetic-v1.png shows it.
+what=jpegs: DIR/train/CLASS/*.JPEG and DIR/val/CLASS/*.JPEG (dataset=imagenet, or folder, data.root=DIR).
 """
 
 import io
 import sys
 from pathlib import Path
+from typing import Literal
 
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -21,6 +24,7 @@ from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.contracts import InputError
 from pipeline.datasets.synthetic import FILE, to_arrays
+from pipeline.datasets.synthetic_jpegs import MOST_CLASSES, write_jpeg_tree
 from pipeline.engine.files import write_atomically
 
 
@@ -57,6 +61,12 @@ class SyntheticConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     out: str = Field(description="folder to write to")
+    what: Literal["set", "jpegs"] = Field("set", description="the synthetic set, or a tree of JPEGs like ImageNet's")
+    classes: int = Field(10, ge=1, le=MOST_CLASSES, description="of the tree")
+    train_per_class: int = Field(100, ge=1, description="training images of each class of the tree")
+    val_per_class: int = Field(10, ge=0, description="validation images of each class of the tree")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the tree")
+    workers: int = Field(2, ge=1, description="threads that make the tree")
 
 
 def help_text() -> str:
@@ -66,7 +76,20 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    print(write(Path(compose(SyntheticConfig, argv, aliases={}, names={}).out)))
+    config = compose(SyntheticConfig, argv, aliases={}, names={})
+    out = Path(config.out)
+    if config.what == "set":
+        print(write(out))
+        return
+    write_jpeg_tree(
+        out,
+        classes=config.classes,
+        train_per_class=config.train_per_class,
+        val_per_class=config.val_per_class,
+        seed=config.seed,
+        workers=config.workers,
+    )
+    print(out)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """From a configuration to parts. Only entry points import this: here all kinds of parts meet."""
 
 import functools
+import inspect
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +14,8 @@ from torch import nn
 from pipeline import networks, views
 from pipeline.config import DataConfig, RuntimeConfig, TrainConfig
 from pipeline.contracts import InputError, Loader, Signal, Stream
-from pipeline.datasets import DATASETS, ImageSet
+from pipeline.datasets import DATASETS, FileSet, ImageSet
+from pipeline.datasets.replacing import ReplacingSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine.loop import Parts
 from pipeline.engine.optimizers import OPTIMIZERS
@@ -22,6 +24,7 @@ from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 from pipeline.methods import (
     build_distiller,
+    check_growth,
     in_form,
     make_setting,
     method_kinds,
@@ -57,17 +60,26 @@ NAMES = {
 
 
 def image_set(name: str, data: DataConfig, split: str, world: World) -> ImageSet:
-    """`split` of the data set; the leader goes first, so that one rank downloads and unpacks."""
+    """`split` of the data set; the leader goes first, so that one rank downloads, unpacks and writes an index.
+
+    data.on_bad=replace holds for the training split: an evaluation without some of its images is another one.
+    """
     root = Path(data.root) if data.root else None
+    make = DATASETS.get(name)
+    has_index = "index" in inspect.signature(make).parameters
     loaded: list[ImageSet] = []
 
-    def load(download: bool) -> None:
-        loaded.append(DATASETS.get(name)(root=root, split=split, download=download))
+    def load(download: bool, index: str) -> None:
+        options = {"index": index} if has_index else {}
+        loaded.append(make(root=root, split=split, download=download, **options))
 
-    world.on_leader(lambda: load(data.download))
+    world.on_leader(lambda: load(data.download, data.index))
     if not loaded:
-        load(False)
-    return loaded[0]
+        load(False, "off" if data.index == "off" else "auto")
+    images = loaded[0]
+    if data.on_bad == "replace" and split == "train" and isinstance(images, FileSet):
+        return ReplacingSet(images)
+    return images
 
 
 def make_plan(data: DataConfig, runtime: RuntimeConfig, world: World, **differences: object) -> Plan:
@@ -130,7 +142,7 @@ def build_loaders(
         "image_size": data.test_size,
     }
     held_out, kept = split_off(len(train_set), data.val_split, data.seed)
-    training = {"seed": config.seed, "index_N": kept, "streams": streams, "ramp": ramp, "views": views_known}
+    training = {"seed": config.seed, "index_N": kept, "streams": streams, "ramp": data.ramp, "views": views_known}
     train = make(train_set, make_plan(data, config.runtime, world, **training))
     loaders = {"test": make(test_set, make_plan(data, config.runtime, world, **evaluation))}
     if held_out is not None:
@@ -162,6 +174,7 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
             dataset=config.dataset,
             root=config.teacher.root,
             options=student.args | {"block": student.block},
+            other_sizes={config.data.smallest_size, config.data.test_size} - {config.data.image_size},
         )
 
 
@@ -175,6 +188,7 @@ def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
     autocast = autocast_factory(config.runtime, world.device)
     teacher = build_teacher(config, Ask(needs, images.num_classes, world, autocast))
     distiller = build_distiller(config, make_setting(config, student, teacher, images))
+    check_growth(config, distiller, teacher)
     train, evaluations = build_loaders(config, world, images, test_images, distiller.streams, teacher.views)
     accept_cache(config, teacher, images, train, distiller.shown_streams)
     parts = Parts(

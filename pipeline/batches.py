@@ -42,6 +42,7 @@ class Batch:
     further views that the method declared, by name, shaped as image_BCHW; mixes: how the mixed ones were made.
     stream: which of them image_BCHW shows; "" the ordinary view, None no view that the law of views could show again.
     host_index_B: index_B in the host's memory, for look-ups there (None where nobody gave it).
+    smoothing: of the labels in the cross-entropy, 0..1 (optim.label_smoothing); the step sets it.
     """
 
     image_BCHW: Tensor
@@ -53,6 +54,7 @@ class Batch:
     mixes: dict[str, Mix] = field(default_factory=dict)
     stream: str | None = ""
     host_index_B: Tensor | None = None
+    smoothing: float = 0.0
 
     def showing(self, name: str) -> "Batch":
         """The same samples in the further view `name`, without streams of their own."""
@@ -74,6 +76,7 @@ class Batch:
                 share=self.share * (b - a) / rows,
                 streams={name: image_BCHW[a:b] for name, image_BCHW in self.streams.items()},
                 stream=self.stream,
+                smoothing=self.smoothing,
                 host_index_B=None if self.host_index_B is None else self.host_index_B[a:b],
                 mixes={n: mix._replace(partner_label_B=mix.partner_label_B[a:b]) for n, mix in self.mixes.items()},
             )

@@ -1,202 +1,176 @@
-"""Measure a part of the pipeline against a yardstick, interleaved in one run.
+"""Measure the parts of a training side by side, and say which one holds it back.
 
-python pipeline/benchmark.py what=loader dataset=cifar100 data.root=D
-    our loaders against torchvision's Dataset + DataLoader with data.workers workers
-python pipeline/benchmark.py what=step dataset=cifar100 data.root=D pair=resnet56-resnet20 method=kd \\
-    teacher.checkpoint=none
-    the training loop against a bare loop of the same networks (forward, backward, fused update, nothing else)
+python pipeline/benchmark.py what=loader
+    every loader against torchvision's ImageFolder + Pillow + DataLoader, on JPEGs made for it
+python pipeline/benchmark.py what=loader dataset=imagenet data.root=D data.ffcv.train=F loaders=torch,ffcv plot=F.png
+    on your own data; json=F writes the figures for programs
+python pipeline/benchmark.py what=step dataset=cifar100 data.root=D pair=resnet56-resnet20 method=kd
+    the step on batches that lie ready: student, teacher, a bare loop of both, our training loop; with teacher.cache=DIR
+    also training from the cache and without a teacher
+python pipeline/benchmark.py what=all
+    decode (the JPEG library alone), loader, step, train (the whole), and the bottleneck in one sentence
 """
 
 import json
-import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import torch
-import torch.nn.functional as F
-
 from pipeline import entry
-from pipeline.assemble import ALIASES, NAMES, build, image_set, loader_maker, make_plan
-from pipeline.config import TrainConfig, compose, describe
-from pipeline.config.schema import key
-from pipeline.contracts import Batch, InputError
+from pipeline.assemble import ALIASES, NAMES
+from pipeline.config import compose, describe
+from pipeline.contracts import InputError
+from pipeline.datasets.image_set import ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import parallel
-from pipeline.engine.interrupts import Interrupts
-from pipeline.engine.loop import Trainer
-from pipeline.engine.optimizers import build_optimizer
 from pipeline.engine.parallel import World
-from pipeline.engine.reporter import Reporter
-from pipeline.engine.run_dir import RunDir, environment
-from pipeline.vision import torchvision
+from pipeline.measure import chart, decode, loops, report
+from pipeline.measure.candidates import LoaderMeasures, candidates, chosen, in_use
+from pipeline.measure.device import peak_flops
+from pipeline.measure.keys import BenchmarkConfig, with_defaults
+from pipeline.measure.material import measured_set, with_betons, with_images
+from pipeline.measure.rounds import SPEED, Measure, interleaved, summary, with_ratios
+from pipeline.measure.verdict import Figures, bottleneck
+from pipeline.measure.yardsticks import yardstick
 
-Measure = Callable[[], float]
-
-
-class BenchmarkConfig(TrainConfig):
-    """Keys of pipeline/benchmark.py: those of pipeline/train.py and these."""
-
-    what: Literal["loader", "step"] = key("step", "part to measure")
-    steps: int = key(60, "batches a round", ge=10)
-    rounds: int = key(5, "rounds; the median is reported", ge=1)
-
-
-def per_second(images: int, seconds: float) -> float:
-    """Images per second."""
-    return images / seconds
+Rows = dict[str, dict[str, Any]]
+FOOTER = """
+json= is json_file=; model= is student.model=. Without dataset=, or without data.root= where photographs are wanted,
+JPEGs are made; without pair= or model=, kd with an untrained pair is measured."""
+FASTER = ("amp", "compile")  # runtime keys that shorten a step
 
 
-def our_loader(name: str, config: BenchmarkConfig, world: World) -> Measure:
-    """Images/s of one of our loaders over config.steps batches, normalised tensors on the device."""
-    images = image_set(config.dataset, config.data, "train", world)
-    make = loader_maker(config.data.model_copy(update={"loader": name}))
-    loader = make(images, make_plan(config.data, config.runtime, world, seed=config.seed))
-    epoch = iter(range(10**6))
+class Benchmark:
+    """One call of the command line: measures the parts asked for into `report`. folder: temporary."""
 
-    def measure() -> float:
-        loader.set_epoch(next(epoch))
-        batches = iter(loader)
-        next(batches)  # worker processes start here
-        start, count = time.perf_counter(), 0
-        for _, batch in zip(range(config.steps), batches, strict=False):
-            count += len(batch.label_B)
-        return per_second(count, time.perf_counter() - start)
+    def __init__(self, config: BenchmarkConfig, world: World, folder: Path, note: Callable[[str], None]) -> None:
+        self.config, self.world, self.folder, self.note = config, world, folder, note
+        self.report = report.frame(config, world.device.type)
 
-    return measure
+    def run(self) -> dict[str, Any]:
+        """The parts in turn, then the sentence."""
+        parts = self.config.parts
+        if parts & {"decode", "loader"}:
+            images = measured_set(self.config, self.world)
+            self._decode(images)
+            if "loader" in parts:
+                self._loaders(images)
+        if "step" in parts:
+            self._step()
+        if "train" in parts:
+            self._train()
+        self.report["bottleneck"] = bottleneck(self._figures())
+        return self.report
 
+    def _rows(self, measures: dict[str, Measure]) -> Rows:
+        return {name: summary(seen) for name, seen in interleaved(measures, self.config.rounds, self.note).items()}
 
-def torchvision_loader(config: BenchmarkConfig) -> Measure:
-    """Images/s of torchvision's Dataset + DataLoader with the transforms of RepDistiller and mdistiller."""
-    tv = torchvision()
-    transforms = tv.transforms
-    data = config.data
-    chain = transforms.Compose(
-        [
-            transforms.RandomCrop(data.image_size, padding=data.padding),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(data.mean, data.std),
-        ]
-    )
-    kinds = {"cifar10": tv.datasets.CIFAR10, "cifar100": tv.datasets.CIFAR100}
-    if config.dataset not in kinds or data.root is None:
-        raise InputError(f"what=loader compares on {', '.join(kinds)} with data.root=")
-    # The integrity check of the package wants the original archive; a re-ordered copy holds the same images.
-    rival = type("Unchecked", (kinds[config.dataset],), {"_check_integrity": lambda self: True, "_load_meta": _no_meta})
-    images = rival(data.root, train=True, transform=chain)
-    loader = torch.utils.data.DataLoader(
-        images, batch_size=data.batch_size, shuffle=True, num_workers=data.workers, persistent_workers=data.workers > 0
-    )
+    def _decode(self, images: ImageSet) -> None:
+        files, workers = decode.sample_jpegs(images), max(1, self.config.data.workers)
+        if not files and "loader" in self.config.parts:
+            return  # a set of pixels has no such limit
+        seconds = min(decode.SECONDS, self.config.seconds)
+        whole = self.config.what != "loader"  # beside loaders, the limit alone is wanted
+        modes, counts = (list(decode.DECODERS), sorted({1, workers})) if whole else ([decode.LIMIT], [workers])
+        rows = self._rows(decode.decode_measures(files, modes, counts, seconds))
+        for name, row in rows.items():
+            row["decoder"], _, count = name.partition(" x ")
+            row["processes"] = int(count)
+        self.report["decode_limit"] = {
+            **{k: v for k, v in rows[decode.label(decode.LIMIT, workers)].items() if k != "processes"},
+            "workers": workers,
+            "files": len(files),
+            "mean_bytes": round(sum(map(len, files)) / len(files)),
+            "rows": rows,
+        }
 
-    def measure() -> float:
-        batches = iter(loader)
-        next(batches)
-        start, count = time.perf_counter(), 0
-        for _, (_, label_B) in zip(range(config.steps), batches, strict=False):
-            count += len(label_B)
-        return per_second(count, time.perf_counter() - start)
+    def _loaders(self, images: ImageSet) -> None:
+        name, base = yardstick(self.config, images, self.world)
+        found = LoaderMeasures(self.config, self.world, images, self.folder, self.note)
+        rows = self._rows(found.measures | {name: base})
+        self.report["yardstick"] = {"name": name, **rows.pop(name)}
+        self.report["loaders"] = with_ratios(rows, self.report["yardstick"])
+        self.report["unavailable"] = found.unavailable
 
-    return measure
+    def _step(self) -> None:
+        config = self.config
+        measures, flops = loops.step_measures(self._ready_config(), self.world, self.folder / "step")
+        rows = with_ratios(rows := self._rows(measures), rows["bare loop"])
+        peak = peak_flops(self.world.device, loops.working_dtype(config))
+        for name, row in rows.items():
+            row["flops_per_image"] = round(flops[name])
+            row["mfu"] = float(f"{flops[name] * row[SPEED] / peak:.4g}")
+        self.report["step"], self.report["peak_flops"] = rows, round(peak)
 
+    def _train(self) -> None:
+        name = in_use(self.config.data).name
+        rows = self._rows({name: loops.whole_training(self._ready_config(), self.world, self.folder / "train")})
+        self.report["train"] = with_ratios(rows, self.report["step"]["training loop"])
 
-def _no_meta(images: Any) -> None:
-    images.classes, images.class_to_idx = [], {}
+    def _ready_config(self) -> BenchmarkConfig:
+        if not in_use(self.config.data).beton:
+            return self.config
+        data = with_betons(self.config, self.world, self.folder, self.note)
+        self.config = self.config.model_copy(update={"data": data})  # written once
+        return self.config
 
-
-def training_loop(config: BenchmarkConfig, world: World, folder: Path) -> Measure:
-    """Images/s of our loop: loader, teacher, step, update, meters, latch, signals, log lines."""
-    parts = build(config, world)[0]
-    run = RunDir(folder)
-    run.checkpoints.folder.mkdir(parents=True)
-    trainer = Trainer(parts, config, world, run, Reporter(leader=False))
-    interrupts = Interrupts(world)
-
-    def measure() -> float:
-        trainer.closed = trainer.done // trainer.steps_per_epoch
-        trainer.total_steps = trainer.done + config.steps
-        start = time.perf_counter()
-        trainer.train_epoch(interrupts)
-        return per_second(config.steps * config.data.batch_size, time.perf_counter() - start)
-
-    return measure
-
-
-def bare_loop(config: BenchmarkConfig, world: World) -> Measure:
-    """Images/s of the same networks on batches that lie ready: teacher forward, forward, backward, fused update."""
-    parts = build(config, world)[0]
-    optimizer = build_optimizer(parts.student, config.optim)
-    batches: list[Batch] = [batch for _, batch in zip(range(8), parts.train, strict=False)]
-    parts.student.train()
-
-    def measure() -> float:
-        start = time.perf_counter()
-        for number in range(config.steps):
-            batch = batches[number % len(batches)]
-            teacher = parts.teacher(batch)
-            logits_BK = parts.student(batch.image_BCHW).logits_BK
-            loss = F.cross_entropy(logits_BK, batch.label_B)
-            if teacher is not None:
-                log_p, log_t = F.log_softmax(logits_BK / 4, 1), F.log_softmax(teacher.logits_BK / 4, 1)
-                loss = loss + 16 * F.kl_div(log_p, log_t, reduction="batchmean", log_target=True)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        return per_second(config.steps * config.data.batch_size, time.perf_counter() - start)
-
-    return measure
-
-
-def interleaved(measures: dict[str, Measure], rounds: int) -> dict[str, list[float]]:
-    """Each measure once per round, after one round that warms up."""
-    results: dict[str, list[float]] = {name: [] for name in measures}
-    for number in range(rounds + 1):
-        for name, measure in measures.items():
-            value = measure()
-            if number:
-                results[name].append(value)
-    return results
-
-
-def report(results: dict[str, list[float]], yardstick: str) -> dict[str, Any]:
-    """Prints medians, ranges and ratios to the yardstick; returns them."""
-    base = statistics.median(results[yardstick])
-    rows = {}
-    for name, values in results.items():
-        middle = statistics.median(values)
-        rows[name] = {"images_per_second": round(middle, 1), "ratio": round(middle / base, 3)}
-        print(f"{name:32} {middle:10.0f} images/s ({min(values):.0f} to {max(values):.0f})  x {middle / base:.3f}")
-    return rows
+    def _figures(self) -> Figures:
+        config, step, on_gpu = self.config, self.report["step"] or {}, self.world.device.type == "cuda"
+        training: dict[str, Any] = next(iter((self.report["train"] or {}).values()), {})
+        return Figures(
+            loaders={name: row[SPEED] for name, row in self.report["loaders"].items()},
+            words={name: candidate.words for name, candidate in candidates().items()},
+            used=in_use(config.data).name,
+            limit=(self.report["decode_limit"] or {}).get(SPEED),
+            workers=max(1, config.data.workers),
+            step=step.get("training loop", {}).get(SPEED),
+            teacher=step.get("teacher", {}).get(SPEED),
+            training=training.get(SPEED),
+            data_wait=training.get("data_wait"),
+            shared=not on_gpu,
+            # On CPUs neither pays: compiled 155 images/s, bf16 16, plain 165 (resnet56 -> resnet20, two cores).
+            tunable=on_gpu and all(getattr(config.runtime, name) == "off" for name in FASTER),
+        )
 
 
 def main(argv: list[str]) -> None:
     """The command line."""
     config = compose(
-        BenchmarkConfig, argv, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
+        BenchmarkConfig,
+        with_defaults(argv),
+        aliases=ALIASES | {"json": "json_file"},
+        names=NAMES,
+        arguments_of=lambda name: DISTILLERS.get(name).Config,
     )
+    chosen(config.loaders)
+    report.check_writable(config.json_file, "json")
+    report.check_writable(config.plot, "plot")
+    chart.check_plot(config.plot)
+    # Where the JSON takes standard output, people read the other one.
+    console = report.console_of(stderr=config.json_file == report.STDOUT)
     with parallel.start(config.runtime) as world, tempfile.TemporaryDirectory() as folder:
-        if config.what == "loader":
-            measures = {f"ours, {name}": our_loader(name, config, world) for name in ("resident", "torch")}
-            yardstick = f"torchvision, {config.data.workers} workers"
-            measures[yardstick] = torchvision_loader(config)
-        else:
-            yardstick = "bare loop"
-            measures = {"training loop": training_loop(config, world, Path(folder) / "run")}
-            measures[yardstick] = bare_loop(config, world)
-        rows = report(interleaved(measures, config.rounds), yardstick)
-        machine = {k: v for k, v in environment().items() if k in ("versions", "cpu_count", "cpu_threads", "gpus")}
-        print(json.dumps({"what": config.what, "rounds": config.rounds, "results": rows, **machine}))
+        if world.ranks > 1:
+            raise InputError("a benchmark measures one process: start it without torchrun")
+        with console.status("", refresh_per_second=1) as status:
+            config = with_images(config, Path(folder), status.update)
+            found = Benchmark(config, world, Path(folder), status.update).run()
+    report.print_report(found, console)
+    if config.plot is not None:
+        chart.draw(found, config.plot)
+    if config.json_file == report.STDOUT:
+        print(json.dumps(found))
+    elif config.json_file is not None:
+        report.write_report(found, config.json_file)
 
 
 def help_text() -> str:
     """What --help prints."""
-    return describe(__doc__ or "", BenchmarkConfig)
+    return describe(__doc__ or "", BenchmarkConfig, FOOTER)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,10 @@ class Loader(Protocol):
     def pixels(self) -> str:
         """Names the pixels that come of a view: two loaders that say the same show the same, bit for bit."""
 
+    @property
+    def replaced(self) -> Mapping[int, Mapping[str, Any]]:
+        """Images known to be unreadable, by position: split, index, file, class, shown, reason."""
+
     def set_epoch(self, epoch: int, first_step: int = 0) -> None:
         """Start at `first_step` of `epoch` (both from 0) at the next iteration."""
 
@@ -103,8 +107,8 @@ class TeacherSource(Protocol):
     views: int | None
 
     @property
-    def network(self) -> nn.Module | None:
-        """The network behind it, None where there is none."""
+    def network(self) -> Any:
+        """The network behind it, an nn.Module; None where there is none."""
 
     def __call__(self, batch: Batch) -> ModelOutput | None: ...
 
@@ -168,6 +172,7 @@ class Distiller(nn.Module):
     relates_samples: it calls `gather`. teacher_in_train_mode, teacher_probed: variants whose official code leaves the
     teacher (R2KD: its pruned copy) in training mode, or runs it so on noise once. forms: by variant, the form that both
     networks are brought to (models/cam.py). modifier: in a combination it changes others and adds no terms.
+    fixed_size: it takes maps of the sizes it was built for only; images that grow (data.min_image_size) are refused.
     chooses_images: its extra batches show images that it picks by the teacher's output (batch.stream None).
     """
 
@@ -186,6 +191,7 @@ class Distiller(nn.Module):
     modifier: ClassVar[bool] = False
     chooses_images: ClassVar[bool] = False
     stands_alone: ClassVar[bool] = True
+    fixed_size: bool = False
 
     def __init__(self, config: Any, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__()

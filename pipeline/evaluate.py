@@ -47,7 +47,7 @@ def main(argv: list[str]) -> None:
         network = networks.make(
             student.model,
             num_classes=images.num_classes,
-            image_size=data.image_size,
+            image_size=data.test_size,
             checkpoint=student.checkpoint,
             dataset=config.dataset,
             root=config.root,
@@ -59,11 +59,13 @@ def main(argv: list[str]) -> None:
             predictor.to(world.device)
         network = parallel.prepare_frozen(network, config.runtime, world.device)
         pixels = {"mean": own.get("mean", data.mean), "std": own.get("std", data.std)}
-        plan = make_plan(data, config.runtime, world, train=False, batch_size=data.eval_batch_size, **pixels)
+        pixels |= {"batch_size": data.eval_batch_size, "image_size": data.test_size}
+        plan = make_plan(data, config.runtime, world, train=False, **pixels)
         autocast = parallel.autocast_factory(config.runtime, world.device)
         loader = loader_maker(data)(images, plan)
         predict = predictor.predict if predictor is not None else Distiller.predict_by_student
-        score = evaluate(network, predict, loader, world, autocast, features=predictor is not None)
+        options = {"features": predictor is not None, "flip": data.eval_flip}
+        score = evaluate(network, predict, loader, world, autocast, **options)
         if world.leader:
             names = [config.dataset, student.model, student.checkpoint, score.samples]
             counts = [score.correct_top1, score.correct_top5, score.top1, score.top5, score.loss]

@@ -34,6 +34,7 @@ KEYS = ("dataset", "student.model", "student.block")
 # Relative. Kernels, folded BN and other libraries round differently: 3.6e-7 seen for resnet20 in onnxruntime.
 TOLERANCE = 1e-4
 CHECKED = 3
+MIRRORED = "image and mirror image, the mean of their logits (the file takes one image)"
 IMAGENET_CLASSES = 1000  # where neither checkpoint nor data set says another number
 
 
@@ -61,7 +62,7 @@ def original(config: ExportConfig) -> nn.Module:
     network = networks.make(
         student.model,
         num_classes=classes or IMAGENET_CLASSES,
-        image_size=config.data.image_size,
+        image_size=config.data.test_size,
         checkpoint=student.checkpoint,
         dataset=config.dataset or "",
         root=config.root,
@@ -80,7 +81,7 @@ def licence_of(config: ExportConfig) -> str | None:
 
 def summarise(config: ExportConfig, network: nn.Module) -> dict[str, Any]:
     """Parameters, FLOPs and stage maps of both forms."""
-    size = config.data.image_size
+    size = config.data.test_size
     deployed = deploy(copy.deepcopy(network))
     with torch.no_grad():
         output = network(torch.zeros(1, 3, size, size), features=True)
@@ -98,7 +99,7 @@ def summarise(config: ExportConfig, network: nn.Module) -> dict[str, Any]:
 
 def write_checked(served: Inference, source: Inference, config: ExportConfig, path: Path) -> dict[str, float]:
     """Writes `served` to `path` under a temporary name, compares the file with `source` and renames it."""
-    size = config.data.image_size
+    size = config.data.test_size
     generator = torch.Generator().manual_seed(0)
     image_BCHW = torch.randn(CHECKED, 3, size, size, generator=generator)
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
@@ -140,9 +141,10 @@ def export(config: ExportConfig) -> dict[str, Any]:
         "deployed": count_parameters(served) != count_parameters(network),
         "parameters": count_parameters(served_whole),
         "parameters_training": count_parameters(source),
-        "flops": count_flops(served_whole, config.data.image_size),
-        "num_classes": served_whole(torch.zeros(1, 3, *2 * [config.data.image_size])).shape[1],
-        "input": {"image_size": config.data.image_size, "mean": config.data.mean, "std": config.data.std},
+        "flops": count_flops(served_whole, config.data.test_size),
+        "num_classes": served_whole(torch.zeros(1, 3, *2 * [config.data.test_size])).shape[1],
+        "measured_on": MIRRORED if config.data.eval_flip else "the image as it is",
+        "input": {"image_size": config.data.test_size, "mean": config.data.mean, "std": config.data.std},
         "file": path.name,
         "bytes": path.stat().st_size,
         "sha256": sha256_of(path),

@@ -8,7 +8,7 @@ from torch import nn
 
 from pipeline import networks
 from pipeline.config import TrainConfig, layer_file, parts_of, read_yaml, validate_arguments
-from pipeline.contracts import Distiller, InputError, Setting, TeacherSource
+from pipeline.contracts import Distiller, InputError, Setting, Signal, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.combined import Combined
@@ -94,9 +94,25 @@ def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
     distiller = Combined(methods) if len(methods) > 1 else next(iter(methods.values()))
     if distiller.relates_samples and config.optim.accumulate > 1:
         raise InputError(f"method {config.method} relates all samples of a batch: use optim.accumulate=1")
-    if distiller.predictor() is not None and config.optim.ema_decay:
-        raise InputError(f"method {config.method} predicts with modules of its own: use optim.ema_decay=0")
     return distiller
+
+
+def check_growth(config: TrainConfig, distiller: Distiller, teacher: TeacherSource) -> None:
+    """Raises InputError where images grow (data.min_image_size) and a part of the run takes one size only."""
+    data = config.data
+    if data.ramp is None:
+        return
+    instead = f"data.min_image_size=null keeps images at {data.image_size} pixels"
+    if distiller.fixed_size:
+        raise InputError(f"method {config.method} fits maps of one size with these networks: {instead}")
+    reads_both = Signal.FEATURES in distiller.needs and distiller.student_features
+    if reads_both and teacher_preprocess(config).image_size is not None:
+        raise InputError(f"method {config.method} compares maps, and the teacher's images would not grow: {instead}")
+    if teacher.views is not None and teacher.views < config.optim.epochs:
+        raise InputError(
+            f"the teacher cache has {teacher.views} views for {config.optim.epochs} epochs, and a view shown again "
+            f"would have grown: write as many views as epochs; {instead}"
+        )
 
 
 def teacher_preprocess(config: TrainConfig) -> Preprocess:
@@ -114,7 +130,10 @@ def teacher_preprocess(config: TrainConfig) -> Preprocess:
 
 
 def predictor_of(checkpoint: str, student: nn.Module, image_size: int) -> Distiller | None:
-    """The method that the run of `checkpoint` predicts with, None where the student predicts by itself."""
+    """The method that the run of `checkpoint` predicts with, None where the student predicts by itself.
+
+    image_size: where the run does not say what it was trained at.
+    """
     folder = run_folder(checkpoint)
     if folder is None:
         return None
@@ -127,5 +146,6 @@ def predictor_of(checkpoint: str, student: nn.Module, image_size: int) -> Distil
             state = read_predictor(checkpoint)
             if not state:
                 raise InputError(f"{checkpoint} lacks what method {part} predicts with")
-            return kind.for_inference(config, state, networks.shapes_of(student, image_size))
+            trained_at = (keys.get("data") or {}).get("image_size", image_size)
+            return kind.for_inference(config, state, networks.shapes_of(student, trained_at))
     return None

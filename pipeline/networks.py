@@ -1,6 +1,6 @@
 """Networks with weights: from keys of a configuration to a module that is ready to run. For entry points only."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ def make(
     root: str = "teachers",
     part: Part = "student",
     options: Mapping[str, Any] | None = None,
+    other_sizes: Iterable[int] = (),
 ) -> nn.Module:
-    """The network `name` with first weights, or those of `checkpoint`, checked to take images of image_size pixels.
+    """The network `name` with first weights, or those of `checkpoint`, checked to take images of image_size pixels, and
+    of other_sizes.
 
     checkpoint: a file, a run folder, `auto` (what is published for the data set: looked for under `root`, or the
     library's own for timm:NAME and torchvision:NAME) or `none`. Raises InputError.
@@ -42,7 +44,8 @@ def make(
         if checkpoint is not None and checkpoint != UNTRAINED:
             file = find_checkpoint(name, dataset, Path(root)) if checkpoint == AUTO else Path(checkpoint)
             fill(network, file, part=part)
-    check_size(network, name, image_size)
+    for size in (image_size, *other_sizes):
+        check_size(network, name, size)
     return network
 
 

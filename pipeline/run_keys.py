@@ -12,7 +12,10 @@ MODEL = ("model=", "student.model=")
 DATASET = ("dataset=",)
 DEPTH = 3  # run/, run/student.safetensors, run/checkpoints/best.pt
 STUDENT_KEYS = ("student.model", "student.block", "networks")
-DATA_KEYS = ("dataset", "data.mean", "data.std", "data.image_size")
+DATA_KEYS = (
+    *("dataset", "data.mean", "data.std", "data.image_size", "data.eval_image_size"),
+    *("data.crop", "data.resize", "data.eval_flip"),
+)
 
 
 def run_folder(checkpoint: str) -> Path | None:
@@ -25,7 +28,8 @@ def run_folder(checkpoint: str) -> Path | None:
 
 
 def words_of_run(argv: list[str]) -> list[str]:
-    """key=value words that the run of checkpoint= adds: its student unless a model is given, likewise its data."""
+    """key=value words that the run of checkpoint= adds: its student unless a model is given; how it looks at its data
+    unless another data set is given."""
     given = [word.partition("=")[2] for word in argv if word.startswith(CHECKPOINT)]
     folder = run_folder(given[-1]) if given else None
     if folder is None:
@@ -36,10 +40,11 @@ def words_of_run(argv: list[str]) -> list[str]:
         return []  # whatever lies there is no run of ours
     keys = flatten(content) if "student" in content else {}
     wanted = [] if any(word.startswith(MODEL) for word in argv) else [*STUDENT_KEYS]
-    wanted += [] if any(word.startswith(DATASET) for word in argv) else [*DATA_KEYS]
+    other = [word.partition("=")[2] for word in argv if word.startswith(DATASET)][-1:]
+    wanted += [*DATA_KEYS] if other in ([], [keys.get("dataset")]) else []
     if STUDENT_KEYS[0] in wanted:
         wanted += [key for key in keys if key.startswith("student.args.")]
-    return [f"{key}={json.dumps(keys[key])}" for key in wanted if keys.get(key) not in (None, {})]
+    return [f"{key}={json.dumps(keys[key])}" for key in wanted if keys.get(key, {}) != {}]
 
 
 def read_record(checkpoint: str) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def build_live(config: TrainConfig, ask: Ask, source: str) -> TeacherSource:
                 root=teacher.root,
                 part="teacher",
                 options=teacher.args,
+                other_sizes=() if prepare.image_size else {config.data.smallest_size} - {config.data.image_size},
             )
         if declared_by(config, "teacher_probed"):
             with seeded(config.seed, 3), torch.no_grad():

@@ -2,20 +2,19 @@
 # Builds and installs FFCV: setup/ffcv.sh PYTHON (the interpreter of the environment to install into).
 #
 # FFCV is published as source only and asks for the whole of OpenCV (libopencv-dev takes 93 s and 687 MB on Debian 12),
-# but needs two of its libraries (7 s). The two hand-written files below, there for the time of the build, tell it so.
+# but needs two of its libraries (7 s). Two hand-written files, there for the time of the build, tell it so.
 # Missing system packages are installed by apt-get as root; otherwise they are listed and nothing is done.
-# Its own requirements name opencv-python, which needs a display's libraries: setup.cfg lists what it needs instead.
+# Its requirement opencv-python needs a display's libraries: opencv-python-headless, the same without, takes its place.
 set -eu
 python=$1
-release=ffcv==1.0.2
+constraints=$(dirname "$0")/../constraints.txt
 export DEBIAN_FRONTEND=noninteractive
 
 installed() {
     "$python" -c '
 import ctypes, importlib.util, pathlib
-spec = importlib.util.find_spec("ffcv")
-folder = pathlib.Path(spec.origin).parents[1] if spec else pathlib.Path("nowhere")
-ctypes.CDLL(str(next(folder.glob("ffcv/_libffcv*.so"), None) or next(folder.glob("_libffcv*.so"))))' 2>/dev/null
+folder = pathlib.Path(importlib.util.find_spec("ffcv").origin).parent
+ctypes.CDLL(str(next(folder.glob("_libffcv*.so"))))' 2>/dev/null
 }
 
 opencv_headers() { pkg-config --cflags opencv4 2>/dev/null || echo -I/usr/include/opencv4; }
@@ -63,11 +62,19 @@ END
     export PKG_CONFIG_PATH="$build${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}"
 }
 
+run_pip() {
+    action=$1
+    shift
+    "$python" -m pip "$action" --quiet --disable-pip-version-check --constraint "$constraints" "$@" </dev/null
+}
+
 installed && exit 0
 build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 get_packages
 describe_opencv
-"$python" -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$build" "$release" </dev/null
-"$python" -m pip install --quiet --disable-pip-version-check --no-deps "$build"/ffcv-*.whl
-installed || { echo "error: $release was installed, but its library cannot be loaded" >&2; exit 1; }
+run_pip download --no-deps --no-binary ffcv --dest "$build" ffcv
+tar -xzf "$build"/ffcv-*.tar.gz -C "$build"
+sed -i "s/'opencv-python'/'opencv-python-headless'/" "$build"/ffcv-*/setup.py
+run_pip install "$build"/ffcv-*/
+installed || { echo "error: FFCV was installed, but its library cannot be loaded" >&2; exit 1; }

@@ -26,7 +26,17 @@ ALLOWED = {
     "run_keys": GROUND | {"deployment"},
     **{leaf: set() for leaf in LEAVES},
 }
-ENTRY_POINTS = {"train", "evaluate", "benchmark", "export", "assemble", "methods", "cache_identity", "teacher_sources"}
+ENTRY_POINTS = {
+    "train",
+    "evaluate",
+    "benchmark",
+    "export",
+    "assemble",
+    "methods",
+    "measure",
+    "cache_identity",
+    "teacher_sources",
+}
 
 
 def part_of(path: Path) -> str:

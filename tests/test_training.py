@@ -170,8 +170,9 @@ def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(words: list[str
         ["runtime.amp=bf16"],
         ["optim.name=adamw", "optim.lr=1e-3", "optim.schedule=cosine", "optim.warmup_epochs=1"],
         ["optim.ema_decay=0.9", "optim.accumulate=2", "optim.clip_norm=1", "optim.decay_norm_bias=false"],
+        ["optim.schedule=linear", "optim.warmup_epochs=1", "optim.warmup_start=0", "student.args.blurpool=true"],
         ["runtime.channels_last=false", "runtime.deterministic=true", "data.rotation=20", "optim.nesterov=true"],
-        ["method_args.label_smoothing=0.1", "run.eval_every=2", "data.crop=none", "data.flip=false"],
+        ["optim.label_smoothing=0.1", "run.eval_every=2", "data.eval_flip=true", "data.crop=none", "data.flip=false"],
     ],
     ids=lambda more: more[0],
 )

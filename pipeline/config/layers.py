@@ -1,6 +1,7 @@
 """The files below the user's own keys: dataset, pair, method, recipe.
 
 A layer file states differences only; its `per:` list holds further differences, each with the selectors they apply to.
+A recipe may be `like:` another one and state its differences from that.
 """
 
 import re
@@ -71,6 +72,17 @@ def layer_file(kind: str, name: str) -> dict[str, Any]:
         known = sorted(p.stem for p in (CONFIGS / kind).glob("*.yaml"))
         raise ConfigError([f"unknown {kind} {name!r}{hint(str(name).lower(), known)} (known: {', '.join(known)})"])
     return read_yaml(path)
+
+
+def recipe_file(name: str) -> dict[str, Any]:
+    """configs/recipe/<name>.yaml on top of the recipe that its `like:` names, if any."""
+    own = layer_file("recipe", name)
+    below = own.pop("like", None)
+    if below is None:
+        return own
+    base, exceptions = recipe_file(below), own.pop("per", [])
+    always = [{"when": {}, "set": own}] if own else []
+    return base | {"per": [*base.get("per", []), *always, *exceptions]}
 
 
 def _applies(when: Mapping[str, Any], chosen: Mapping[str, Any]) -> bool:
@@ -172,7 +184,7 @@ def layers_of(
         of_method = _recipe_of(found.get("method", {}), parts_of(chosen.get("method")))
         chosen["recipe"] = of_method if chosen["recipe"] in (None, "default") else chosen["recipe"]
         if chosen["recipe"] is not None:
-            load("recipe", lambda: layer_file("recipe", chosen["recipe"]) | {"recipe": chosen["recipe"]})
+            load("recipe", lambda: recipe_file(chosen["recipe"]) | {"recipe": chosen["recipe"]})
     chosen["variant"] = given.get("variant")
     chosen["student"] = student_of(given, found, network)
     layers = [

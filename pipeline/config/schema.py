@@ -77,6 +77,7 @@ class DaliConfig(Section):
     decoder: Literal["auto", "cpu", "mixed"] = key("auto", "where JPEGs are decoded; mixed = on the GPU")
     hw_decoder_load: float = key(0.65, "share of the images for the GPU's JPEG engine (decoder=mixed)", ge=0, le=1)
     prefetch: int = key(2, "batches made ahead", ge=1)
+    resize: Literal["quick", "pillow", "dali"] = key("quick", "after decoding on a CPU: bytes, Pillow's bits, or DALI")
 
 
 class FfcvConfig(Section):
@@ -126,6 +127,38 @@ class DataConfig(Section):
             raise ValueError("ratio must be an ascending range of positive numbers")
         return self
 
+    @model_validator(mode="after")
+    def _growth(self) -> "DataConfig":
+        first, (last_small, first_large) = self.min_image_size, self.grow_epochs
+        if first is None:
+            return self
+        if first > self.image_size:
+            raise ValueError(f"min_image_size={first} is above image_size={self.image_size}")
+        if self.crop != "window":
+            raise ValueError(f"min_image_size needs crop=window: with crop={self.crop} images have one size")
+        if not 1 <= last_small < first_large:
+            raise ValueError(
+                f"min_image_size needs grow_epochs=[A,B] with 1 <= A < B, not {list(self.grow_epochs)}: the last epoch "
+                "at min_image_size and the first at image_size"
+            )
+        return self
+
+    @property
+    def test_size(self) -> int:
+        """Pixels of a side in evaluation."""
+        return self.eval_image_size or self.image_size
+
+    @property
+    def smallest_size(self) -> int:
+        """Pixels of a side of the first training images."""
+        return self.min_image_size or self.image_size
+
+    @property
+    def ramp(self) -> tuple[int, int, int] | None:
+        """(first size, last epoch that has it, first epoch that has image_size), epochs from 0; None: one size."""
+        last_small, first_large = self.grow_epochs
+        return None if self.min_image_size is None else (self.min_image_size, last_small - 1, first_large - 1)
+
 
 class OptimConfig(Section):
     name: Text = key("sgd", "sgd, adamw (fused), dot, or apex_lamb, apex_novograd, apex_larc where apex is installed")
@@ -140,11 +173,13 @@ class OptimConfig(Section):
     weight_decay: float = key(5e-4, "L2 (SGD) or decoupled (AdamW)", ge=0)
     decay_norm_bias: bool = key(True, "false: no weight decay on normalisation layers and biases")
     epochs: int = key(240, "passes over the training set", ge=1)
-    schedule: Literal["multistep", "cosine", "constant"] = key("multistep", "learning rate over the epochs")
+    schedule: Literal["multistep", "cosine", "linear", "constant"] = key("multistep", "learning rate over the epochs")
     milestones: tuple[int, ...] = key((150, 180, 210), "last epoch, from 1, before each drop (multistep)")
     gamma: float = key(0.1, "factor of each drop (multistep)", gt=0)
-    min_lr: float = key(0.0, "where the cosine ends", ge=0)
-    warmup_epochs: float = key(0.0, "epochs of linear rise from lr / steps to lr", ge=0)
+    min_lr: float = key(0.0, "where cosine and linear end", ge=0)
+    warmup_epochs: float = key(0.0, "epochs of linear rise to lr", ge=0)
+    warmup_start: float | None = key(None, "rate of step 0, share of lr; default 1 / steps of the rise", ge=0, le=1)
+    label_smoothing: float = key(0.0, "share of the label spread over all classes, in every method's ce", ge=0, lt=1)
     ema_decay: float = key(0.0, "of the averaged weights that are evaluated and exported, 0 = off", ge=0, lt=1)
     accumulate: int = key(1, "slices that each rank's batch is computed in (memory), one update each batch", ge=1)
     clip_norm: float = key(0.0, "largest L2 norm of the gradient, 0 = off", ge=0)
@@ -255,5 +290,7 @@ class TrainConfig(Section):
         for name in ("root", "download", "loader", "workers", "eval_batch_size", "index", "dali", "ffcv"):
             what["data"].pop(name)
         what["optim"].pop("accumulate")
+        for name in ("cache", "cache_on_device", "verify"):
+            what["teacher"].pop(name)
         what["pair"] = None
         return what

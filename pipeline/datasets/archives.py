@@ -48,12 +48,16 @@ class Archive:
 
 
 class Member(NamedTuple):
-    """One entry of an archive. plain: a file; folder: a folder; neither: a link, a device, a pipe."""
+    """One entry of an archive. plain: a file; folder: a folder; neither: a link, a device, a pipe.
+
+    info: of a tar, finds the entry again without a search.
+    """
 
     name: str
     plain: bool
     folder: bool
     open: Callable[[], IO[bytes] | None]
+    info: tarfile.TarInfo | None = None
 
 
 def md5_of(path: Path) -> str:
@@ -154,7 +158,7 @@ def members(path: Path) -> Iterator[Iterator[Member]]:
             yield (_zip_member(packed, info) for info in packed.infolist())
     else:
         with tarfile.open(path) as tar:
-            yield (Member(m.name, m.isfile(), m.isdir(), partial(tar.extractfile, m)) for m in tar)
+            yield (Member(m.name, m.isfile(), m.isdir(), partial(tar.extractfile, m), m) for m in tar)
 
 
 def _zip_member(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> Member:

@@ -6,8 +6,10 @@ orientation is ignored, as torchvision does.
 """
 
 import io
+import re
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -19,11 +21,15 @@ from pipeline.contracts import InputError
 JPEG_START = b"\xff\xd8\xff"
 SAME_COLOURS = ("YCbCr", "RGB", "Gray")
 HEADER_BYTES = 1 << 16
+SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows come from top to bottom, once
+OTHER_FRAMES = (0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+# libjpeg tells its first complaint only: this one means that there was none about the rows that were decoded.
+UNREAD_ROWS = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd[0-9]$")
 
 
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     """RGB pixels [H, W, 3] of an encoded image. Raises InputError with the decoder's reason."""
-    if _jpeg_size(data) is not None:
+    if jpeg_size(data) is not None:
         try:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
             return pixels
@@ -37,11 +43,58 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
         raise InputError(_reason(error)) from None
 
 
+class Frame(NamedTuple):
+    """Where a sequential JPEG's height stands (byte), and how many rows of pixels are coded together."""
+
+    at: int
+    block: int
+
+
+def decode_upper(data: bytes, size: tuple[int, int], rows: int, factor: int = 1) -> NDArray[np.uint8] | None:
+    """RGB pixels [>= rows / factor, W / factor, 3] of a sequential JPEG, from its top down.
+
+    With factor 1 they are those of `decode_rgb`, bit for bit; with 2, 4 or 8 (DCT scaling) each is about the mean of
+    factor x factor. What lies below is not decoded: the decoder gets a copy of the file that says that it is less tall,
+    and then complains about the rest, but about nothing else if the file is whole. size: (height, width), as
+    `jpeg_size` says. None where it cannot be done so (other formats, progressive JPEGs, any damage): use decode_rgb.
+    """
+    frame = _frame(data)
+    if frame is None:
+        return None
+    height, width = size
+    # One more row where rows share colours: upsampling looks at the next one.
+    wanted = min(-(-(rows + (frame.block > 8)) // frame.block) * frame.block, height)
+    less_tall = bytearray(data)
+    less_tall[frame.at : frame.at + 2] = wanted.to_bytes(2, "big")
+    shape = (-(-wanted // factor), -(-width // factor), 3)
+    pixels_HWC = np.empty(shape, np.uint8)
+    smallest = {"min_height": shape[0], "min_width": shape[1]} if factor > 1 else {}
+    try:
+        simplejpeg.decode_jpeg(less_tall, "RGB", buffer=pixels_HWC, **smallest)
+    except ValueError as error:
+        if wanted == height or not UNREAD_ROWS.match(str(error)):
+            return None
+    return pixels_HWC
+
+
+def _frame(data: bytes) -> Frame | None:
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker in SEQUENTIAL and at + 10 < len(data):
+            tables = data[at + 11 : at + 10 + 3 * data[at + 9] : 3]
+            return Frame(at + 5, 8 * max((table & 15 for table in tables), default=1))
+        if marker in OTHER_FRAMES or 0xD0 <= marker <= 0xDA:
+            return None
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """(height, width) of an image file from its header, as `decode_rgb` would give. Raises InputError."""
     try:
         with path.open("rb") as handle, warnings.catch_warnings():
-            size = _jpeg_size(handle.read(HEADER_BYTES))
+            size = jpeg_size(handle.read(HEADER_BYTES))
             if size is not None:
                 return size
             handle.seek(0)
@@ -52,7 +105,7 @@ def read_size(path: Path) -> tuple[int, int]:
         raise InputError(_reason(error)) from None
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
     """(height, width) of a JPEG that simplejpeg decodes as Pillow does, else None."""
     if not data.startswith(JPEG_START):
         return None

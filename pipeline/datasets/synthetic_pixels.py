@@ -74,7 +74,7 @@ class Draws:
         return scaled
 
 
-def _upsampled(points_PGGC: Floats, width: int) -> Floats:
+def upsampled(points_PGGC: Floats, width: int) -> Floats:
     """Control points, stretched bilinearly to [P, width, width, C]."""
     grid = points_PGGC.shape[1]
     position = np.arange(width, dtype=np.float32) * np.float32((grid - 1) / (width - 1))
@@ -92,8 +92,8 @@ def patterns(spec: SyntheticSpec) -> Floats:
     own = draws.uniform(spec.classes * spec.prototypes, spec.grid, spec.grid, 3, low=-1, high=1)
     common = draws.uniform(groups * spec.prototypes, spec.grid, spec.grid, 3, low=-1, high=1)
     shape = (-1, spec.prototypes, width, width, 3)
-    shared = _upsampled(common, width).reshape(shape).repeat(spec.group, axis=0)
-    both: Floats = (_upsampled(own, width).reshape(shape) + shared) * np.float32(0.5)
+    shared = upsampled(common, width).reshape(shape).repeat(spec.group, axis=0)
+    both: Floats = (upsampled(own, width).reshape(shape) + shared) * np.float32(0.5)
     return both
 
 

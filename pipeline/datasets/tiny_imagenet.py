@@ -5,16 +5,15 @@ root/val/WNID/images/* (or val/WNID/*), which is what most users make of it. The
 the test split is val. Cut copies exist, so counts are not compared with the published ones.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS
 from pipeline.datasets.archives import Archive, download, unpack
 from pipeline.datasets.image_set import FileSet, check_split
+from pipeline.datasets.index_file import Index, indexed
+from pipeline.datasets.walk import Group, Walk, by_label, names_in
 
 ARCHIVE = Archive(
     file="tiny-imagenet-200.zip",
@@ -28,30 +27,30 @@ FOLDERS = {"train": "train", "test": "val"}
 
 
 @DATASETS.register("tiny_imagenet", "tiny-imagenet", "tinyimagenet", "tiny")
-def load_tiny_imagenet(root: Path | None = None, split: str = "train", download: bool = False) -> FileSet:
+def load_tiny_imagenet(
+    root: Path | None = None, split: str = "train", download: bool = False, index: Index = "auto"
+) -> FileSet:
     """Classes are the sorted wnids (wnids.txt is not sorted); files are sorted by class, then name, as torchvision's.
 
-    Raises InputError, one line: no wnids.txt, a class without images, a validation image without a label or the other
-    way round, an unknown class.
+    index: see index_file.py. Raises InputError, one line: no wnids.txt, a class without images, a validation image
+    without a label or the other way round, an unknown class.
     """
     check_split(split)
     try:
         folder = _folder(root, download)
-        wnids = _read_wnids(folder / WNIDS)
-        found = sorted(_labelled(folder, split, wnids))
+        return indexed(Walk(name="tiny_imagenet", split=split, root=folder), _fill, index)
     except OSError as error:
         raise InputError(f"{error.filename or root} cannot be read: {error.strerror}") from None
-    empty = sorted(set(range(len(wnids))) - {label for label, _ in found})
+
+
+def _fill(walk: Walk) -> None:
+    part = walk.root / FOLDERS[walk.split]
+    walk.mark(WNIDS, part, part / IMAGES, part / ANNOTATIONS)
+    walk.class_names = wnids = _read_wnids(walk.root / WNIDS)
+    walk.groups = list(_groups(walk, part, wnids))
+    empty = sorted(set(range(len(wnids))) - {group.label for group in walk.groups})
     if empty:
-        raise InputError(f"class {wnids[empty[0]]!r} is empty: no image of it in {folder / FOLDERS[split]}")
-    return FileSet(
-        name="tiny_imagenet",
-        split=split,
-        label_N=np.array([label for label, _ in found], dtype=np.int64),
-        class_names=wnids,
-        root=folder,
-        paths=tuple(path for _, path in found),
-    )
+        raise InputError(f"class {wnids[empty[0]]!r} is empty: no image of it in {part}")
 
 
 def _folder(root: Path | None, fetch: bool) -> Path:
@@ -84,29 +83,30 @@ def _read_wnids(path: Path) -> tuple[str, ...]:
     return tuple(sorted(wnids))
 
 
-def _labelled(folder: Path, split: str, wnids: tuple[str, ...]) -> Iterator[tuple[int, str]]:
-    """(label, path below `folder`) of all images."""
-    part = folder / FOLDERS[split]
+def _groups(walk: Walk, part: Path, wnids: tuple[str, ...]) -> Iterator[Group]:
+    """The images below `part`, by class."""
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    entries = _names(part, folders=True)
-    sorted_anew = [name for name in entries if name in label_of]
-    if split == "test" and not sorted_anew:
-        yield from _annotated(part, label_of)
+    entries = names_in(part, folders=True)
+    sorted_anew = [wnid for wnid in wnids if wnid in entries]
+    if walk.split == "test" and not sorted_anew:
+        yield from by_label(_annotated(part, label_of), f"{part.name}/{IMAGES}")
         return
     unknown = sorted(entries - label_of.keys() - {IMAGES})
     if unknown:
-        raise InputError(f"{part / unknown[0]} is no class of {folder / WNIDS}")
+        raise InputError(f"{part / unknown[0]} is no class of {walk.root / WNIDS}")
     left = _images(part / IMAGES) if IMAGES in entries else set()
     if left:
         raise InputError(f"{part} is half sorted: classes have folders, but {len(left)} images are still in {IMAGES}/")
     for wnid in sorted_anew:
+        walk.mark(part / wnid, part / wnid / IMAGES)
         below = f"{wnid}/{IMAGES}" if (part / wnid / IMAGES).is_dir() else wnid
-        for name in _images(part / below):
-            yield label_of[wnid], f"{part.name}/{below}/{name}"
+        names = sorted(_images(part / below))
+        if names:
+            yield Group(label_of[wnid], f"{part.name}/{below}", names)
 
 
 def _annotated(part: Path, label_of: dict[str, int]) -> Iterator[tuple[int, str]]:
-    """val/images as published, labelled by val_annotations.txt: file, wnid, box, separated by tabs."""
+    """(label, name) in val/images as published, by val_annotations.txt: file, wnid, box, separated by tabs."""
     table = part / ANNOTATIONS
     if not table.is_file():
         raise InputError(f"{part} holds neither {ANNOTATIONS} nor a folder for each class")
@@ -121,15 +121,10 @@ def _annotated(part: Path, label_of: dict[str, int]) -> Iterator[tuple[int, str]
             fault = "is listed twice" if name in listed else f"is not in {part / IMAGES}"
             raise InputError(f"{table}, line {number}: {name!r} {fault}")
         listed.add(name)
-        yield label_of[wnid], f"{part.name}/{IMAGES}/{name}"
+        yield label_of[wnid], name
     if len(listed) != len(present):
         raise InputError(f"{table} lists {len(listed)} images, {part / IMAGES} holds {len(present)}")
 
 
-def _names(folder: Path, folders: bool) -> set[str]:
-    with os.scandir(folder) as entries:
-        return {e.name for e in entries if not e.name.startswith(".") and e.is_dir() == folders}
-
-
 def _images(folder: Path) -> set[str]:
-    return {name for name in _names(folder, folders=False) if name.lower().endswith(EXTENSIONS)}
+    return {name for name in names_in(folder, folders=False) if name.lower().endswith(EXTENSIONS)}

@@ -48,6 +48,7 @@ def _accuracy(facts: Mapping[str, Any]) -> dict[str, Any]:
         "top-1, last epoch": _per_cent(run.get("top1_last")),
         "top-5, last epoch": _per_cent(run.get("top5_last")),
         "top-1, best epoch": _per_cent(run.get("top1_best")),
+        "measured on": facts["measured_on"],
         "these weights are": facts["weights"],
     }
 

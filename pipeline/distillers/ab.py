@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, FirstStage, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.layers import BatchNorm, conv_between
+from pipeline.distillers.layers import BatchNorm, conv_between, fits_one_size
 from pipeline.distillers.maps import Shape, preact, preact_shapes, teacher_shapes
 from pipeline.distillers.terms import LabelWeights, label_terms
 
@@ -60,7 +60,9 @@ class AB(Distiller):
         student, teacher = preact_shapes(setting.student)[1:], preact_shapes(shapes)[1:]
         if len(student) != len(teacher):
             raise InputError(f"ab compares stage by stage: the student has {len(student)}, the teacher {len(teacher)}")
-        self.connectors = nn.ModuleList(connector(s, t) for s, t in zip(student, teacher, strict=True))
+        pairs = list(zip(student, teacher, strict=True))
+        self.connectors = nn.ModuleList(connector(s, t) for s, t in pairs)
+        self.fixed_size = any(fits_one_size(s, t) for s, t in pairs)
         self.connectors.requires_grad_(False)
         self.first_stage = FirstStage(config.first_epochs, config.first_lr) if config.first_epochs else None
 

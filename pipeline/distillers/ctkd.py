@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.task import task_loss
 
 
 def curriculum(epoch: Tensor, first: float, last: float, loops: int) -> Tensor:
@@ -81,6 +82,6 @@ class CTKD(Distiller):
         T_1 = self.temperature(self.gradient_factor(progress))
         distance_1 = learned_temperature_loss(student.logits_BK, teacher.logits_BK, T_1)
         return {
-            "ce": self.config.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
+            "ce": self.config.ce_weight * task_loss(student.logits_BK, batch),
             "kd": self.config.kd_weight * distance_1.reshape(()),
         }

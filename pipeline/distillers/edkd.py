@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.dkd import decouple, decoupled_rows, warm_up
+from pipeline.distillers.task import task_loss
 
 
 def confidence(logits_BK: Tensor, label_B: Tensor, T: float) -> Tensor:
@@ -68,6 +68,6 @@ class EDKD(Distiller):
         weight_B = rest_weight(teacher.logits_BK, batch.label_B, c.beta, c.T)
         loss = (c.alpha * target_B + self.weigh(weight_B, rest_B)).mean() * c.T**2
         return {
-            "ce": c.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
+            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
             "kd": warm_up(progress, c.warmup, loss) * loss,
         }

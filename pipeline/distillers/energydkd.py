@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -11,6 +10,7 @@ from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, V
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.dkd import decoupled_rows, warm_up
 from pipeline.distillers.energykd import Temperatures
+from pipeline.distillers.task import task_loss
 
 
 @DISTILLERS.register("energydkd")
@@ -61,6 +61,6 @@ class EnergyDKD(Distiller):
         target_B, rest_B = decoupled_rows(student.logits_BK, teacher.logits_BK, batch.label_B, T_B[:, None])
         loss = (T_B.square() * (c.alpha * target_B + c.beta * rest_B)).mean()
         return {
-            "ce": c.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
+            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
             "kd": warm_up(progress, c.warmup, loss) * loss,
         }

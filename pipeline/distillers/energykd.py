@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.energy import EnergyBands
+from pipeline.distillers.task import task_loss
 
 
 def kl_rows(student_BK: Tensor, teacher_BK: Tensor, T: float | Tensor) -> Tensor:
@@ -86,6 +87,6 @@ class EnergyKD(Distiller):
         T_B = self.temperature(teacher.logits_BK)
         kl_B = kl_rows(student.logits_BK, teacher.logits_BK, T_B[:, None])
         return {
-            "ce": c.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
+            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * (T_B.square() * kl_B).mean(),
         }

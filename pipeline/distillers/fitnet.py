@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, FirstStage, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.layers import BatchNorm, conv_between
+from pipeline.distillers.layers import BatchNorm, conv_between, fits_one_size
 from pipeline.distillers.maps import Shape, pool_to
 from pipeline.distillers.stages import both_shapes
+from pipeline.distillers.task import task_loss
 from pipeline.distillers.terms import LabelWeights, label_terms
 
 # Eq. 4 of the paper: lambda falls from 4 to 1 over the training, temperature 3.
@@ -86,6 +87,7 @@ class FitNet(Distiller):
         staged = {"paper": True}.get(self.variant, False)
         sizes = student.features[config.hint_layer], teacher.features[config.hint_layer]
         self.regressor = Regressor(*sizes, plain=staged, pools={"simkd": True}.get(self.variant, False))
+        self.fixed_size = fits_one_size(*sizes)
         self.epochs = setting.epochs if setting is not None else 1
         self.main = self.staged_terms if staged else self.joint_terms
         self.first_stage = FirstStage(config.first_epochs, config.first_lr) if staged else None
@@ -119,8 +121,7 @@ class FitNet(Distiller):
         done = (progress / self.epochs).clamp(0, 1).to(student.logits_BK.dtype)
         weight = LAMBDA_FIRST + (LAMBDA_LAST - LAMBDA_FIRST) * done
         soft = F.cross_entropy(student.logits_BK / TAU, F.softmax(teacher.logits_BK / TAU, dim=1))
-        ce = F.cross_entropy(student.logits_BK, batch.label_B)
-        return {"ce": self.config.ce_weight * ce, "kd": weight * soft}
+        return {"ce": self.config.ce_weight * task_loss(student.logits_BK, batch), "kd": weight * soft}
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from pipeline.distillers.energy import EnergyBands
 from pipeline.distillers.energykd import kl_rows
 from pipeline.distillers.kd import kd_loss
 from pipeline.distillers.mixed_rows import MIXERS, chosen_rows, permuted
+from pipeline.distillers.task import task_loss
 from pipeline.views import Stream as Draws
 from pipeline.views import words
 
@@ -80,8 +80,7 @@ class HEDA(Distiller):
 
     def _outside(self, teacher: ModelOutput) -> Tensor:
         """float B: 1 for outlying energy."""
-        below_B, above_B = self.bands.outside(teacher.logits_BK)
-        return (below_B | above_B).to(teacher.logits_BK.dtype)
+        return torch.stack(self.bands.outside(teacher.logits_BK)).any(dim=0).to(teacher.logits_BK.dtype)
 
     def _among_themselves(self, batch: Batch, row_M: Tensor, own_M: Tensor, index_G: Tensor) -> Tensor:
         key_G = words(self.seed, Draws.PARTNER, index_G, batch.view, OWN_DRAW)[0]
@@ -106,8 +105,7 @@ class HEDA(Distiller):
         here_M = row_M[own_M] - first
         image_MCHW = self.mixed(batch, row_M, own_M, index_G)
         alone = replace(batch, streams={}, mixes={}, stream=None, host_index_B=None)
-        label_M, index_M = batch.label_B[here_M], batch.index_B[here_M]
-        return [replace(alone, image_BCHW=image_MCHW, label_B=label_M, index_B=index_M)]
+        return [replace(alone, image_BCHW=image_MCHW, label_B=batch.label_B[here_M], index_B=batch.index_B[here_M])]
 
     def _share(self, teacher: ModelOutput, index_B: Tensor) -> Tensor:
         """0-d: this rank's part of the sub-batch over its part of the batch; 1 on one rank, 0 without rows."""
@@ -126,7 +124,7 @@ class HEDA(Distiller):
         kl = kl_rows(mixed.student.logits_BK, mixed.teacher.logits_BK, c.T).mean()
         share = self._share(teacher, batch.index_B) + self.bands.unlearned()
         return {
-            "ce": c.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
+            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * kd_loss(student.logits_BK, teacher.logits_BK, c.T),
             "aug": c.kd_weight * c.T**2 * share * kl,
         }

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, V
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.kd import kd_loss
 from pipeline.distillers.lskd import standardise
+from pipeline.distillers.task import task_loss
 
 
 def twice_standardised(z_BK: Tensor) -> Tensor:
@@ -67,6 +67,6 @@ class KDrefine(Distiller):
         c = self.config
         student_BK, teacher_BK = self.normalise(student.logits_BK), self.normalise(teacher.logits_BK)
         return {
-            "ce": c.ce_weight * F.cross_entropy(student_BK, batch.label_B),
+            "ce": c.ce_weight * task_loss(student_BK, batch),
             "kd": c.kd_weight * kd_loss(student_BK, teacher_BK, c.T),
         }

@@ -35,6 +35,11 @@ def conv_between(student: tuple[int, int, int], teacher: tuple[int, int, int]) -
     raise InputError(f"no convolution of the published regressors leads from maps of height {s} to height {t}")
 
 
+def fits_one_size(student: tuple[int, int, int], teacher: tuple[int, int, int]) -> bool:
+    """Whether `conv_between` takes off a number of pixels, which is right for maps of these sizes only."""
+    return student[1] > teacher[1] and student[1] != 2 * teacher[1]
+
+
 def frozen_classifier(setting: Setting, method: str) -> nn.Linear:
     """A copy of the teacher's last layer that does not train. Raises InputError where the source gives no weights."""
     if setting.classifier is None:

@@ -6,13 +6,13 @@ from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.kd import kd_loss
+from pipeline.distillers.task import task_loss
 
 
 def standardise(z_BK: Tensor, *, unbiased: bool = True, eps: float = 1e-7) -> Tensor:
@@ -60,6 +60,6 @@ class LSKD(Distiller):
         c = self.config
         student_BK, teacher_BK = (self.standardise(x.logits_BK) for x in (student, teacher))
         return {
-            "ce": c.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
+            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * kd_loss(student_BK, teacher_BK, c.T),
         }

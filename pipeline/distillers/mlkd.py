@@ -13,6 +13,7 @@ from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Stream, V
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.kd import kd_loss
 from pipeline.distillers.lskd import standardise
+from pipeline.distillers.task import task_loss
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -103,7 +104,7 @@ class MLKD(Distiller):
         assert teacher is not None and strong.teacher is not None
         c = self.config
         both = (student, batch), (strong.student, strong.batch)
-        ce = torch.stack([F.cross_entropy(output.logits_BK, seen.label_B) for output, seen in both]).sum()
+        ce = torch.stack([task_loss(output.logits_BK, seen) for output, seen in both]).sum()
         student_BK, teacher_BK = self.gather(student.logits_BK), self.gather(teacher.logits_BK)
         p_BK = F.softmax(teacher_BK.detach(), dim=1)
         of_samples, of_classes = p_BK.new_ones(2).unbind()

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.dkd import decouple
+from pipeline.distillers.task import task_loss
 
 
 def nkd_loss(student_BK: Tensor, teacher_BK: Tensor, label_B: Tensor, gamma: float, T: float) -> Tensor:
@@ -41,6 +42,6 @@ class NKD(Distiller):
         assert teacher is not None
         c = self.config
         return {
-            "ce": c.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
+            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
             "nkd": nkd_loss(student.logits_BK, teacher.logits_BK, batch.label_B, c.gamma, c.T),
         }

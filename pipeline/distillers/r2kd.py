@@ -12,6 +12,7 @@ from torch import Tensor
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Stream, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.ranks import cosine, soft_spearman, spearman
+from pipeline.distillers.task import task_loss
 from pipeline.distillers.uncertain import Chosen, most_uncertain
 
 
@@ -114,7 +115,7 @@ class R2KD(Distiller):
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        terms = {"ce": self.config.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B)}
+        terms = {"ce": self.config.ce_weight * task_loss(student.logits_BK, batch)}
         terms["value"], terms["rank"] = self._terms(student.logits_BK, teacher.logits_BK)
         for view in extra:
             assert view.teacher is not None

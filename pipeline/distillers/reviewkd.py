@@ -92,7 +92,7 @@ class ReviewKD(Distiller):
         residual_BCHW: Tensor | None = None
         losses = []
         for fuse, s_BCHW, t_BCHW in zip(self.fusions, students, teachers, strict=True):
-            fused_BCHW, residual_BCHW = fuse(s_BCHW, residual_BCHW)
+            fused_BCHW, residual_BCHW = fuse(s_BCHW, residual_BCHW, t_BCHW.shape[-2:])
             losses.append(hcl(fused_BCHW, t_BCHW))
         grown = ((progress.floor() + 1) / self.config.warmup).clamp(max=1.0)
         review = self.config.feat_weight * grown * torch.stack(losses).sum()

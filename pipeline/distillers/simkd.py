@@ -13,6 +13,7 @@ from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Settin
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.layers import BatchNorm, frozen_classifier
 from pipeline.distillers.maps import activated, pool_to, teacher_shapes
+from pipeline.distillers.task import task_loss
 
 
 def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential:
@@ -61,9 +62,10 @@ class SimKD(Distiller):
         if channels < config.factor:
             raise InputError(f"simkd: factor={config.factor} leaves nothing of {channels} channels")
         self.projector = projector(student.features[-1][0], channels, config.factor)
-        shrinks = student.features[-1][1] > height
-        self.size = (height, width) if shrinks else student.features[-1][1:]
-        # In the state dict, so that a checkpoint alone tells where to pool.
+        self.built_for = student.features[-1][1:]
+        self.shrinks = self.built_for[0] > height
+        self.size = (height, width) if self.shrinks else self.built_for
+        # In the state dict, so that a checkpoint alone tells how far to pool.
         self.register_buffer("map_size", torch.tensor(self.size))
 
     @classmethod
@@ -84,8 +86,12 @@ class SimKD(Distiller):
         return method.eval()
 
     def projected(self, student: ModelOutput) -> Tensor:
-        """P(student map), B C_t H W with (H, W) = self.size."""
-        return self.projector(pool_to(student.features[-1], *self.size))
+        """P(student map), B C_t H W: the map's own size, or reduced as the maps of the image size it was built for."""
+        map_BCHW = student.features[-1]
+        if self.shrinks:
+            sides = zip(map_BCHW.shape[-2:], self.size, self.built_for, strict=True)
+            map_BCHW = pool_to(map_BCHW, *(max(1, side * small // large) for side, small, large in sides))
+        return self.projector(map_BCHW)
 
     def predict(self, student: ModelOutput) -> Tensor:
         """logits_BK: the teacher's classifier on the mean of the projected map."""
@@ -95,8 +101,9 @@ class SimKD(Distiller):
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        target_BCHW = pool_to(activated(teacher), *self.size)
+        projected_BCHW = self.projected(student)
+        target_BCHW = pool_to(activated(teacher), *projected_BCHW.shape[-2:])
         return {
-            "ce": self.config.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
-            "simkd": self.config.feat_weight * F.mse_loss(self.projected(student), target_BCHW),
+            "ce": self.config.ce_weight * task_loss(student.logits_BK, batch),
+            "simkd": self.config.feat_weight * F.mse_loss(projected_BCHW, target_BCHW),
         }

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
 from pipeline.contracts import Batch, ModelOutput
 from pipeline.distillers.kd import kd_loss
+from pipeline.distillers.task import task_loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class LabelWeights:
 
 def label_terms(weights: LabelWeights, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> dict[str, Tensor]:
     """The term "ce", and "kd" where its weight is not 0; scalars, means over the batch."""
-    terms = {"ce": weights.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B)}
+    terms = {"ce": weights.ce_weight * task_loss(student.logits_BK, batch)}
     if weights.kd_weight > 0:
         terms["kd"] = weights.kd_weight * kd_loss(student.logits_BK, teacher.logits_BK, weights.T)
     return terms

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.task import task_loss
 
 
 def transformed_divergence(student_BK: Tensor, teacher_BK: Tensor, gamma: float) -> Tensor:
@@ -43,6 +44,6 @@ class TTM(Distiller):
         assert teacher is not None
         c = self.config
         return {
-            "ce": c.ce_weight * F.cross_entropy(student.logits_BK, batch.label_B),
+            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * transformed_divergence(student.logits_BK, teacher.logits_BK, c.gamma).mean(),
         }

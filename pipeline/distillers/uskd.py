@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.dkd import decouple
+from pipeline.distillers.task import task_loss
 
 
 def share_of_rest(value_BK: Tensor, label_B: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ class USKD(Distiller):
         target_BK = zipf_targets(self.scores(weak_BK.detach(), logits_BK.detach(), label_B), split.others_BK)
         mean_square = self.gather(label_square(logits_BK, label_B)).mean()
         return {
-            "ce": c.ce_weight * F.cross_entropy(logits_BK, label_B),
+            "ce": c.ce_weight * task_loss(logits_BK, batch),
             "own": c.alpha * own_loss(logits_BK, label_B, mean_square),
             "rest": -c.beta * (target_BK * split.log_rest_BK).sum(dim=1).mean(),
             "weak": c.mu * weak_loss(weak_BK, label_B),

@@ -1,14 +1,12 @@
-"""Plain training: cross-entropy with the labels, optionally smoothed (Szegedy et al. 2016, eq. 3)."""
+"""Plain training: cross-entropy with the labels."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.task import task_loss
 
 
 @DISTILLERS.register("vanilla", "none", "ce", "scratch")
@@ -17,13 +15,11 @@ class Vanilla(Distiller):
 
     @dataclass(frozen=True, kw_only=True)
     class Config:
-        """label_smoothing: share of the target spread evenly over all classes, 0..1."""
-
-        label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+        """No hyper-parameters; labels are smoothed by optim.label_smoothing."""
 
     needs = Signal.NONE
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
-        return {"ce": F.cross_entropy(student.logits_BK, batch.label_B, label_smoothing=self.config.label_smoothing)}
+        return {"ce": task_loss(student.logits_BK, batch)}

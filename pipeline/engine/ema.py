@@ -1,4 +1,4 @@
-"""Exponential moving average of the student's weights."""
+"""Exponential moving average of a network's weights."""
 
 import torch
 from torch import Tensor, nn

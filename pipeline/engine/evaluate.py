@@ -42,18 +42,26 @@ def evaluate(
     autocast: Callable[[], AbstractContextManager[object]],
     *,
     features: bool = False,
+    flip: bool = False,
 ) -> Score:
     """Score of `network` on `loader`, added up over the ranks. predict: logits_BK out of the network's output.
 
-    Leaves the network's mode as it found it. With fewer than five classes, top-5 counts all.
+    flip: the mean of the logits of each image and of its mirror image. Leaves the network's mode as it found it. With
+    fewer than five classes, top-5 counts all.
     """
+
+    def logits_of(image_BCHW: Tensor) -> Tensor:
+        with autocast():
+            output: ModelOutput = network(image_BCHW, features=features)
+        return predict(output.float())
+
     was_training = network.training
     network.eval()
     total = torch.zeros(4, dtype=torch.float64, device=world.device)
     for batch in loader:
-        with autocast():
-            output: ModelOutput = network(batch.image_BCHW, features=features)
-        logits_BK = predict(output.float())
+        logits_BK = logits_of(batch.image_BCHW)
+        if flip:
+            logits_BK = (logits_BK + logits_of(batch.image_BCHW.flip(3))) / 2
         best_B5 = logits_BK.topk(min(5, logits_BK.shape[1]), dim=1).indices
         hit_B5 = best_B5 == batch.label_B[:, None]
         loss = F.cross_entropy(logits_BK, batch.label_B, reduction="sum")

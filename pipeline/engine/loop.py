@@ -17,6 +17,7 @@ from pipeline.engine.interrupts import Interrupted, Interrupts
 from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Clock, Meters
 from pipeline.engine.parallel import World
+from pipeline.engine.replaced import ReplacedImages
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import Record, RunDir
 from pipeline.engine.runner import StepRunner
@@ -66,6 +67,7 @@ class Trainer:
         self.meters = Meters(world.device)
         self.latch = Latch(world.device, config.data.batch_size)
         self.clock = Clock()
+        self.replaced = ReplacedImages((parts.train, *parts.evaluations.values()), world, run.folder, reporter)
         self.steps_per_epoch = len(parts.train)
         whole = config.optim.epochs * self.steps_per_epoch
         self.total_steps = min(whole, config.run.limit_steps or whole)
@@ -189,7 +191,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             stack.enter_context(inference_state(self.parts.student, self.updater.ema, self.world))
             if other is not None:
-                stack.enter_context(inference_state(other, None, self.world))
+                stack.enter_context(inference_state(other, self.updater.predictor_ema, self.world))
             self.parts.distiller.eval()
             yield
         self.parts.distiller.train(was_training)
@@ -203,6 +205,7 @@ class Trainer:
             self.world,
             self.parts.autocast,
             features=distiller.student_features,
+            flip=self.config.data.eval_flip,
         )
 
     def _record(self, epoch: int, lr: float, figures: dict[str, Any], scores: dict[str, Score | None]) -> Record:
@@ -226,6 +229,7 @@ class Trainer:
             kept=sum(v.numel() for v in predictor_state(self.parts.distiller).values()),
             resumed=self.resumed,
             steps=self.done,
+            replaced_images=len(self.replaced),
         )
         with self._inference():
             state = self.parts.student.state_dict() | predictor_state(self.parts.distiller)
@@ -242,6 +246,7 @@ class Trainer:
 
     def _save_last(self) -> None:
         self.latch.check(self.world)
+        self.replaced.settle(self._publish)
         state: State = capture(self.module, self.updater, self.meters, self.world)
         state |= {
             "format": 1,

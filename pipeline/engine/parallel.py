@@ -23,6 +23,8 @@ M = TypeVar("M", bound=nn.Module)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 COMPILE_MODES = {"default": "default", "max": "max-autotune-no-cudagraphs"}  # cudagraphs under DDP: pytorch 140395
 
+SHAPES = 64  # of batches in one run, at most
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -141,11 +143,18 @@ def place(network: M, runtime: RuntimeConfig, device: torch.device) -> M:
     return network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
+def compile_in_place(network: nn.Module, runtime: RuntimeConfig) -> None:
+    """One graph for each shape of a batch: the shapes of a run are few (the last batch, images that grow) and known,
+    and graphs of one shape are the faster ones. dynamo's own limit of 8 would end in eager mode."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    network.compile(mode=COMPILE_MODES[runtime.compile], dynamic=False)
+
+
 def prepare_frozen(network: M, runtime: RuntimeConfig, device: torch.device) -> M:
     """A network that is only evaluated: placed, and compiled where asked."""
     network = place(network, runtime, device).eval()
     if runtime.compile != "off":
-        network.compile(mode=COMPILE_MODES[runtime.compile])
+        compile_in_place(network, runtime)
     return network
 
 
@@ -171,7 +180,7 @@ def prepare_student(student: nn.Module, runtime: RuntimeConfig, world: World) ->
 def wrap_step(step: nn.Module, runtime: RuntimeConfig, world: World) -> nn.Module:
     """The step compiled where asked, then under DDP on several ranks (`DDP(compiled)`: bucket hooks stay outside)."""
     if runtime.compile != "off":
-        step.compile(mode=COMPILE_MODES[runtime.compile])
+        compile_in_place(step, runtime)
     if world.ranks == 1:
         return step
     # Buffers stay each rank's own; torch 2.13 renamed the switch.

@@ -25,9 +25,16 @@ class StepRunner:
         for module in parts.distiller.modules():
             if isinstance(module, Distiller):
                 module.gather_rows = self.rows
-        self.module = DistillationStep(parts.student, parts.distiller, parts.autocast)
+        self.module = DistillationStep(parts.student, parts.distiller, parts.autocast, config.optim.label_smoothing)
         optimizer = build_optimizer(self.module, config.optim)
-        self.updater = Updater(self.module, parts.student, optimizer, config.optim, fp16=config.runtime.amp == "fp16")
+        self.updater = Updater(
+            self.module,
+            parts.student,
+            optimizer,
+            config.optim,
+            fp16=config.runtime.amp == "fp16",
+            predictor=parts.distiller.predictor(),
+        )
         # Two gradients of one forward: DDP would reduce the first one only, so these are reduced by hand.
         self.step = self.module if self.updater.by_kind else wrap_step(self.module, config.runtime, world)
         self.progress = torch.zeros((), device=world.device)

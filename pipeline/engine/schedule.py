@@ -22,17 +22,29 @@ def cosine(optim: OptimConfig, epochs: float) -> float:
     return optim.min_lr + (optim.lr - optim.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def linear(optim: OptimConfig, epochs: float) -> float:
+    """A line from lr (after the warm-up) to min_lr at optim.epochs. With a warm-up: FFCV's cyclic rate."""
+    span = max(optim.epochs - optim.warmup_epochs, 1e-12)
+    done = min(max((epochs - optim.warmup_epochs) / span, 0.0), 1.0)
+    return optim.lr + (optim.min_lr - optim.lr) * done
+
+
 def constant(optim: OptimConfig, epochs: float) -> float:
     """lr throughout."""
     return optim.lr
 
 
-RATES: dict[str, Rate] = {"multistep": multistep, "cosine": cosine, "constant": constant}
+RATES: dict[str, Rate] = {"multistep": multistep, "cosine": cosine, "linear": linear, "constant": constant}
 
 
 def learning_rate(optim: OptimConfig, step: int, steps_per_epoch: int) -> float:
-    """Rate of step number `step` (from 0). A linear warm-up rises to lr over optim.warmup_epochs."""
+    """Rate of step number `step` (from 0). A linear warm-up rises to lr over optim.warmup_epochs.
+
+    With warmup_start s, step k of W has s + (1 - s) k / W of lr (FFCV: s = 1e-4), without it (k + 1) / W.
+    """
     warmup_steps = round(optim.warmup_epochs * steps_per_epoch)
     if step < warmup_steps:
-        return optim.lr * (step + 1) / warmup_steps
+        start = optim.warmup_start
+        share = (step + 1) / warmup_steps if start is None else start + (1 - start) * step / warmup_steps
+        return optim.lr * share
     return RATES[optim.schedule](optim, step / steps_per_epoch)

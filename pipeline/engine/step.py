@@ -48,21 +48,32 @@ class Seen(NamedTuple):
         """The batch without its further streams: methods read those in `extra_batches`, outside the step."""
         return cls(batch.image_BCHW, batch.label_B, batch.index_B, teacher, batch.mixes)
 
-    def batch(self) -> Batch:
-        """As methods take it."""
-        return Batch(image_BCHW=self.image_BCHW, label_B=self.label_B, index_B=self.index_B, mixes=self.mixes)
+    def batch(self, smoothing: float) -> Batch:
+        """As methods take it. smoothing: of the labels."""
+        return Batch(
+            image_BCHW=self.image_BCHW,
+            label_B=self.label_B,
+            index_B=self.index_B,
+            mixes=self.mixes,
+            smoothing=smoothing,
+        )
 
 
 class DistillationStep(nn.Module):
-    """Student forward under autocast, losses in float32 outside it."""
+    """Student forward under autocast, losses in float32 outside it. smoothing: of the labels."""
 
     def __init__(
-        self, student: nn.Module, distiller: Distiller, autocast: Callable[[], AbstractContextManager[object]]
+        self,
+        student: nn.Module,
+        distiller: Distiller,
+        autocast: Callable[[], AbstractContextManager[object]],
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.student = student
         self.distiller = distiller
         self.autocast = autocast
+        self.smoothing = smoothing
 
     def _student(self, image_BCHW: Tensor) -> ModelOutput:
         with self.autocast():
@@ -72,8 +83,8 @@ class DistillationStep(nn.Module):
     def forward(self, progress: Tensor, seen: Seen, *further: Seen) -> StepOutput:
         """seen: the batch; further: those that the method asked for (Distiller.extra_batches)."""
         student = self._student(seen.image_BCHW)
-        views = [View(self._student(other.image_BCHW), other.teacher, other.batch()) for other in further]
-        terms = self.distiller(student, seen.teacher, seen.batch(), progress, *views)
+        views = [View(self._student(other.image_BCHW), other.teacher, other.batch(self.smoothing)) for other in further]
+        terms = self.distiller(student, seen.teacher, seen.batch(self.smoothing), progress, *views)
         loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
         task = terms[TASK].reshape(()) if TASK in terms else loss.new_zeros(())
         return StepOutput(loss, {k: v.detach() for k, v in terms.items()}, student.logits_BK.detach(), task)

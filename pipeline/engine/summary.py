@@ -26,10 +26,12 @@ def summarise(
     kept: int,
     resumed: int,
     steps: int,
+    replaced_images: int = 0,
 ) -> dict[str, Any]:
     """The content of summary.json. Accuracies in per cent on the test set; best_epoch counts from 1.
 
     added: trainable numbers that the method adds in training; kept: numbers of it that inference needs (SimKD).
+    replaced_images: images that could not be read, listed in replaced.jsonl.
     """
     last, best = records[-1], best_record(records, config.select_on)
     return {
@@ -55,6 +57,7 @@ def summarise(
         "parameters_added": added,
         "parameters_kept": kept,
         "resumed": resumed,
+        "replaced_images": replaced_images,
     }
 
 
@@ -63,9 +66,11 @@ def finish_text(summary: dict[str, Any], folder: Path) -> str:
     chosen = (
         "chosen on the test set, as the field does" if summary["select_on"] == "test" else "chosen on held-out images"
     )
+    replaced = summary.get("replaced_images", 0)  # older runs do not say
+    shown = f"{replaced} images replaced (replaced.jsonl); " if replaced else ""
     return (
         f"done: top1 last {summary['top1_last']:.2f}, best {summary['top1_best']:.2f} (epoch {summary['best_epoch']}, "
-        f"{chosen}); {summary['images_per_second']:.0f} images/s; files in {folder}"
+        f"{chosen}); {shown}{summary['images_per_second']:.0f} images/s; files in {folder}"
     )
 
 

@@ -16,19 +16,27 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 class Updater:
-    """Owns the optimiser, the fp16 scaler and the averaged weights.
+    """Owns the optimiser, the fp16 scaler and the averaged weights, of student and predictor (Distiller.predictor).
 
     A step with a non-finite gradient or loss is skipped on the device: fused optimisers read `found_inf` themselves, so
     that nothing is read on the host. (With fp16 a skipped step is the scaler's ordinary business.)
     """
 
     def __init__(
-        self, module: nn.Module, student: nn.Module, optimizer: Optimizer, optim: OptimConfig, *, fp16: bool
+        self,
+        module: nn.Module,
+        student: nn.Module,
+        optimizer: Optimizer,
+        optim: OptimConfig,
+        *,
+        fp16: bool,
+        predictor: nn.Module | None = None,
     ) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = optimizer
         self.clip_norm = optim.clip_norm
-        self.ema = Ema(student, optim.ema_decay) if optim.ema_decay else None
+        averaged = [Ema(net, optim.ema_decay) if net and optim.ema_decay else None for net in (student, predictor)]
+        self.ema, self.predictor_ema = averaged
         device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
         self.kinds: list[list[Tensor | None]] = [[None] * len(self.parameters) for _ in range(2)]
@@ -82,8 +90,9 @@ class Updater:
         else:
             bad = self._plain_update(bad_loss)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.ema is not None:
-            self.ema.update()
+        for average in (self.ema, self.predictor_ema):
+            if average is not None:
+                average.update()
         return bad
 
     def _scaled_update(self) -> None:
@@ -113,6 +122,7 @@ class Updater:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else {},
+            "predictor_ema": self.predictor_ema.state_dict() if self.predictor_ema is not None else {},
         }
 
     def load_state_dict(self, state: dict[str, dict[str, object]]) -> None:
@@ -121,3 +131,5 @@ class Updater:
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])  # type: ignore[arg-type]
+        if self.predictor_ema is not None:
+            self.predictor_ema.load_state_dict(state["predictor_ema"])  # type: ignore[arg-type]

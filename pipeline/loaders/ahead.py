@@ -1,4 +1,4 @@
-"""Views by operations for a set whose pixels lie in memory: made on the host in threads, a few batches ahead."""
+"""Batches made on the host in threads, a few ahead, by the other loader's code: both give the same bits."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.datasets.image_set import ImageSet
-from pipeline.loaders.epochs import Reads
 from pipeline.loaders.host import HostBatches, Task
 from pipeline.loaders.plan import Plan
 
@@ -29,42 +28,50 @@ class FittedSet(ImageSet):
         return self.pixels_NHWC[self.row_of[index]]
 
 
-class OperatedAhead:
-    """The other loader's code on pixels in memory, so that both give the same bits.
+def fitted(image_set: ImageSet, index_N: NDArray[np.int64], pixels_NHWC: Tensor) -> FittedSet:
+    """The set whose images `index_N` lie in memory. HostBatches over it needs a plan without resize."""
+    return FittedSet(
+        name=image_set.name,
+        split=image_set.split,
+        label_N=image_set.label_N,
+        class_names=image_set.class_names,
+        pixels_NHWC=pixels_NHWC.numpy(),
+        row_of={index: row for row, index in enumerate(index_N.tolist())},
+    )
 
-    Two threads are no faster than one on images of 32 pixels (about 7 ms for 64 of them on a Xeon at 2.5 GHz, Pillow
-    13): most of it is Python. Where a step is shorter than that, the torch loader's processes are the better choice.
+
+class MadeAhead:
+    """Makes tasks in plan.workers threads (at least one), and keeps the threads between epochs.
+
+    Two threads are no faster than one where images have 32 pixels (operations on 64 of them take about 7 ms on a Xeon
+    at 2.5 GHz, Pillow 13): most of it is Python. Windows of large images are resized outside Python's lock.
     """
 
-    def __init__(self, image_set: ImageSet, plan: Plan, index_N: NDArray[np.int64], pixels_NHWC: Tensor) -> None:
-        fitted = FittedSet(
-            name=image_set.name,
-            split=image_set.split,
-            label_N=image_set.label_N,
-            class_names=image_set.class_names,
-            pixels_NHWC=pixels_NHWC.numpy(),
-            row_of={index: row for row, index in enumerate(index_N.tolist())},
-        )
-        # The pixels are resized already: fit must leave them as they are.
-        self._work = HostBatches(fitted, replace(plan, resize=None))
+    def __init__(self, image_set: ImageSet, plan: Plan) -> None:
+        self._work = HostBatches(image_set, plan)
         self._threads = max(1, plan.workers)
-        self._device = torch.device(plan.device)
+        self._pool = ThreadPoolExecutor(self._threads)
+        self._pinned = torch.device(plan.device).type == "cuda"
 
     def _make(self, task: Task) -> Tensor:
-        pixels_BHWC = self._work.pixels(task)[len(task.index_B) :]
-        return pixels_BHWC.pin_memory() if self._device.type == "cuda" else pixels_BHWC
+        pixels_BHWC = self._work.pixels(task)
+        return pixels_BHWC.pin_memory() if self._pinned else pixels_BHWC
 
-    def __call__(self, todo: Reads) -> Iterator[Tensor]:
-        """For each read the views by operations of its own rows, in turn: uint8 on the device."""
-        tasks = (Task(todo.view, todo.index_M[start : start + own]) for start, _, own in todo.reads)
-        with ThreadPoolExecutor(self._threads) as pool:
-            waiting: deque[Future[Tensor]] = deque()
-            try:
-                for task in tasks:
-                    waiting.append(pool.submit(self._make, task))
-                    if len(waiting) > AHEAD * self._threads:
-                        yield waiting.popleft().result().to(self._device, non_blocking=True)
-                while waiting:
-                    yield waiting.popleft().result().to(self._device, non_blocking=True)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+    def __call__(self, tasks: Iterator[Task]) -> Iterator[Tensor]:
+        """For each task its pixels, uint8 in the host's memory, in turn."""
+        waiting: deque[Future[Tensor]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._pool.submit(self._make, task))
+                if len(waiting) > AHEAD * self._threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for made in waiting:
+                made.cancel()
+
+
+def without_resize(plan: Plan) -> Plan:
+    """For pixels that are resized already: fit leaves them as they are."""
+    return replace(plan, resize=None)

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from pipeline import views
 from pipeline.contracts import Batch, InputError
 from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.replacing import Replaced, ReplacingSet
 from pipeline.loaders.further import FurtherViews, Read, Span
 from pipeline.loaders.pixels import Normalise
 from pipeline.loaders.plan import STEP_KINDS, Plan
@@ -68,7 +70,7 @@ class EpochLoader:
         self._epoch = 0
         self._step = 0
         self._normalise = Normalise(plan.mean, plan.std, plan.channels_last, plan.device)
-        self._next: tuple[int, Future[Epoch]] | None = None
+        self._ahead: dict[int, Future[Epoch]] = {}  # by epoch: more than one where epochs are a few batches short
         self._thread = ThreadPoolExecutor(1)  # no thread before its first task
 
     def _check(self, index_N: NDArray[np.int64]) -> None:
@@ -128,7 +130,8 @@ class EpochLoader:
         index_N = host_index_N.to(plan.device)
         label_N = torch.from_numpy(self.image_set.label_N[self.index_N[row_N]]).to(plan.device)
         spans = self._spans[first:]
-        further = FurtherViews(plan, view, label_N, spans, first) if plan.train and plan.streams else None
+        now = replace(plan, image_size=plan.size_at(epoch), ramp=None)
+        further = FurtherViews(now, view, label_N, spans, first) if plan.train and plan.streams else None
         reads = further.reads if further else [Read(start, stop, stop - start) for start, stop, _ in spans]
         row_M = row_N[further.order_M] if further else row_N
         todo = Reads(epoch, first, view, plan.size_at(epoch), self.index_N[row_M], reads)
@@ -136,21 +139,20 @@ class EpochLoader:
 
     def _prepared(self, epoch: int, first: int) -> Epoch:
         """From the thread that looked ahead, where it was asked for this very epoch."""
-        if first == 0 and self._next is not None and self._next[0] == epoch:
-            return self._next[1].result()
-        return self._prepare(epoch, first)
+        ahead = self._ahead.pop(epoch, None) if first == 0 else None
+        self._ahead = {later: ready for later, ready in self._ahead.items() if later > epoch}
+        return self._prepare(epoch, first) if ahead is None else ahead.result()
 
     def following(self, todo: Reads) -> Reads | None:
         """What the epoch after `todo` reads; None in evaluation."""
         if not self.plan.train:
             return None
         self._look_ahead(todo.epoch + 1)
-        assert self._next is not None
-        return self._next[1].result().todo
+        return self._ahead[todo.epoch + 1].result().todo
 
     def _look_ahead(self, epoch: int) -> None:
-        if self._next is None or self._next[0] != epoch:
-            self._next = (epoch, self._thread.submit(self._prepare, epoch))
+        if epoch not in self._ahead:
+            self._ahead[epoch] = self._thread.submit(self._prepare, epoch)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, first = self._epoch, self._step
@@ -179,7 +181,30 @@ class EpochLoader:
     @property
     def pixels(self) -> str:
         """Names the pixels that come of a view: two loaders that say the same show the same, bit for bit."""
-        return self.plan.decode
+        return self.plan.decode if self.plan.windows else "exact"
+
+    def note_replaced(self, found: Mapping[int, Replaced]) -> None:
+        """Tells this process's set what another process found to be unreadable."""
+        if found and isinstance(self.image_set, ReplacingSet):
+            self.image_set.merge(found)
+
+    @property
+    def replaced(self) -> dict[int, dict[str, Any]]:
+        """Images known to be unreadable, by position: split, index, file, class, what is shown instead, and why."""
+        images = self.image_set
+        if not isinstance(images, ReplacingSet):
+            return {}
+        return {
+            index: {
+                "split": images.split,
+                "index": index,
+                "file": images.paths[index],
+                "class": images.class_names[int(images.label_N[index])],
+                "shown": images.paths[other.shown],
+                "reason": other.reason,
+            }
+            for index, other in sorted(images.replaced.items())
+        }
 
     def _pixels(self, todo: Reads) -> Iterator[Tensor]:
         """For each of todo.reads (a part of todo.index_M): uint8 [B, todo.size, todo.size, 3] on the device.

@@ -1,19 +1,22 @@
 """Pixels of a batch made on the host: decode, cut, mirror, rotate, then the views by operations on bytes."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from pipeline import views
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.replacing import Replaced, ReplacingSet
 from pipeline.loaders.operations import operated
-from pipeline.loaders.pixels import cut, fit
+from pipeline.loaders.pixels import fit
 from pipeline.loaders.plan import Plan
+from pipeline.loaders.windows import Windows
 
 
 class Task(NamedTuple):
@@ -29,6 +32,21 @@ class Task(NamedTuple):
     size: int | None = None
 
 
+class Made(NamedTuple):
+    """pixels_BHWC: uint8, of a task. replaced: those of its images that could not be read, by position in the set."""
+
+    pixels_BHWC: Tensor
+    replaced: dict[int, Replaced]
+
+
+def _room(shape: tuple[int, ...]) -> Tensor:
+    """uint8 memory; a worker's lies where the trainer can see it, which spares a copy of the batch."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    one = torch.empty(0, dtype=torch.uint8)
+    return one.new(one.untyped_storage()._new_shared(math.prod(shape))).view(shape)
+
+
 class HostBatches(Dataset[Any]):
     """Turns a task into the pixels of its batch, uint8 [B, S, S, 3]. Picklable, so that workers may be spawned.
 
@@ -40,53 +58,52 @@ class HostBatches(Dataset[Any]):
         self.image_set = image_set
         self.plan = plan
         self.operated = plan.drawn_by(views.OP_KINDS)
+        self._windows = Windows(image_set, plan) if plan.windows else None
 
-    def __getitem__(self, task: Task) -> Tensor | InputError:
+    def __getitem__(self, task: Task) -> Made | InputError:
         try:
-            return self.pixels(task)
+            return Made(self.pixels(task), self._replaced(task))
         except InputError as error:
             return error
 
+    def _replaced(self, task: Task) -> dict[int, Replaced]:
+        known = self.image_set.replaced if isinstance(self.image_set, ReplacingSet) else {}
+        # With every batch that shows one: a batch may be made and never handed out.
+        return {index: known[index] for index in task.index_B.tolist() if index in known} if known else {}
+
     def pixels(self, task: Task) -> Tensor:
         """The same, but raises the InputError of an image that cannot be read."""
-        images = [self.image_set.read(i) for i in task.index_B.tolist()]
-        pixels = self._windows(images, task) if self.plan.windows else self._crops(images, task)
-        if self.plan.mirrors:
-            flip_B = np.asarray(views.flips(self.plan.data_seed, task.view, task.index_B))
-            pixels[flip_B] = pixels[flip_B, :, ::-1]
+        rows, size = len(task.index_B), task.size or self.plan.image_size
+        own = rows if task.own is None else task.own
+        made = _room((rows + own * len(self.operated), size, size, 3))
+        pixels = made.numpy()[:rows]
+        if self._windows is None:
+            self._crops(task, pixels)
+        else:
+            self._windows.cut(task.view, task.index_B, pixels)
         if self.plan.degrees:
-            pixels = self._rotated(pixels, task)
-        return torch.from_numpy(self._with_operated(pixels, task) if self.operated else pixels)
+            pixels[:] = self._rotated(pixels, task)
+        for start, stream in zip(range(rows, len(made), own), self.operated.values(), strict=True):
+            views_BHWC = operated(pixels[:own], task.index_B[:own], task.view, stream.kind, self.plan)
+            made[start : start + own] = torch.from_numpy(views_BHWC)
+        return made
 
-    def _with_operated(self, pixels: NDArray[np.uint8], task: Task) -> NDArray[np.uint8]:
-        own, index_B = pixels[: task.own], task.index_B[: task.own]
-        made = [operated(own, index_B, task.view, stream.kind, self.plan) for stream in self.operated.values()]
-        return np.concatenate([pixels, *made])
-
-    def _windows(self, images: list[NDArray[np.uint8]], task: Task) -> NDArray[np.uint8]:
-        """RandomResizedCrop: a window of each image, resized."""
-        plan = self.plan
-        height_B, width_B = np.array([image.shape[:2] for image in images], dtype=np.int64).T
-        window_B4 = views.resized_crop_windows(
-            plan.data_seed, task.view, task.index_B, height_B, width_B, plan.scale, plan.ratio
-        )
-        size = task.size or plan.image_size
-        return np.stack([cut(image, window, size) for image, window in zip(images, window_B4, strict=True)])
-
-    def _crops(self, images: list[NDArray[np.uint8]], task: Task) -> NDArray[np.uint8]:
-        """The images at image_size, cut out of their padded selves where a border is asked for."""
-        size, border = self.plan.image_size, self.plan.border
-        pixels = np.stack([fit(image, self.plan.shorter_side, size) for image in images])
-        if not border:
-            return pixels
-        padded = np.pad(pixels, ((0, 0), (border, border), (border, border), (0, 0)))
-        top_B, left_B = views.crop_offsets(self.plan.data_seed, task.view, task.index_B, border)
-        for b, (top, left) in enumerate(zip(top_B.tolist(), left_B.tolist(), strict=True)):
-            pixels[b] = padded[b, top : top + size, left : left + size]
-        return pixels
+    def _crops(self, task: Task, pixels: NDArray[np.uint8]) -> None:
+        """Fills in the images at image_size, cut out of their padded selves where a border is asked for."""
+        plan, size, border = self.plan, self.plan.image_size, self.plan.border
+        for b, index in enumerate(task.index_B.tolist()):
+            pixels[b] = fit(self.image_set.read(index), plan.shorter_side, size)
+        if border:
+            padded = np.pad(pixels, ((0, 0), (border, border), (border, border), (0, 0)))
+            top_B, left_B = views.crop_offsets(plan.data_seed, task.view, task.index_B, border)
+            for b, (top, left) in enumerate(zip(top_B.tolist(), left_B.tolist(), strict=True)):
+                pixels[b] = padded[b, top : top + size, left : left + size]
+        if plan.mirrors:
+            flip_B = np.asarray(views.flips(plan.data_seed, task.view, task.index_B))
+            pixels[flip_B] = pixels[flip_B, :, ::-1]
 
     def _rotated(self, pixels: NDArray[np.uint8], task: Task) -> NDArray[np.uint8]:
-        size, at_S = self.plan.image_size, np.arange(self.plan.image_size)
+        size, at_S = pixels.shape[1], np.arange(pixels.shape[1])
         angle_B = views.rotation_angles(self.plan.data_seed, task.view, task.index_B, self.plan.degrees)
         y, x, inside = views.rotation_sources(views.rotation_matrices(angle_B, size, size), at_S, at_S)
         sample = np.arange(len(pixels))[:, None, None]

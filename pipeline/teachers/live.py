@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ class NoTeacher:
 
     provides = Signal.NONE
     views: int | None = None
-    network: nn.Module | None = None
+    network: Any = None
 
     def __call__(self, batch: Batch) -> None:
         return None

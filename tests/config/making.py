@@ -37,13 +37,13 @@ def make(*words: str) -> TrainConfig:
         )
 
 
-def composed(dataset: str, method: str, recipe: str) -> TrainConfig:
+def composed(dataset: str, method: str, recipe: str, pair: str | None = None) -> TrainConfig:
     """As `make`, without OmegaConf's merges: 1 ms instead of 16, for the whole cross product."""
     found: list[str] = []
-    chosen = {"dataset": dataset, "method": method, "recipe": recipe}
+    chosen = {"dataset": dataset, "method": method, "recipe": recipe} | ({"pair": pair} if pair else {})
     nested: dict[str, Any] = {}
     with mock.patch.object(layers, "read_yaml", read_once):
-        below = layers.layers_of(chosen, found, layers.SELECTORS)
+        below = layers.layers_of(chosen, found, layers.SELECTORS, NAMES["student.model"])
     for layer in below:
         for name in layer.keys() & TrainConfig.model_fields.keys():
             value = layer[name]

@@ -11,7 +11,8 @@ from pipeline.models import MODELS
 
 RECIPES = (
     *("repdistiller", "mdistiller", "simkd", "semckd", "srrl", "energykd", "kdrefine", "mlkd", "lskd", "r2kd", "dot"),
-    *("dist", "ctkd", "catkd", "nkd"),
+    *("dist", "ctkd", "catkd", "nkd", "torchvision", "simkd_dali"),
+    *("ffcv_16", "ffcv_24", "ffcv_32", "ffcv_40", "ffcv_56", "ffcv_88"),
 )
 OF_MDISTILLER = ("mdistiller", "dot", "lskd", "mlkd", "catkd")
 SMALL = ("mobilenetv2", "mobilenetv2_1_0", "shufflev1", "shufflev2", "shufflev2_1_5")
@@ -33,7 +34,7 @@ def test_every_recipe_goes_with_every_method(recipe: str, dataset: str) -> None:
 
 
 def test_no_key_of_a_layer_is_dropped() -> None:
-    known = {*TrainConfig.model_fields, *ExportConfig.model_fields, "per", "with"}
+    known = {*TrainConfig.model_fields, *ExportConfig.model_fields, "per", "with", "like"}
     for kind in ("dataset", "method", "recipe"):
         for file in (CONFIGS / kind).glob("*.yaml"):
             assert read_once(file).keys() <= known, file

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.contracts import InputError
-from pipeline.datasets.decode import decode_rgb, read_size
+from pipeline.datasets.decode import decode_rgb, decode_upper, jpeg_size, read_size
 
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "444": ("RGB", "JPEG", {"subsampling": 0, "quality": 90}),
@@ -103,3 +103,39 @@ def test_cut_and_foreign_files(kind: str, tmp_path: Path) -> None:
         read_size(tmp_path / "x")
     with pytest.raises(InputError, match="No such file"):
         read_size(tmp_path / "y")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("options", [{"subsampling": k} for k in (0, 1, 2)] + [{"restart_marker_rows": 1}], ids=str)
+def test_the_upper_rows_are_those_of_the_whole(mode: str, options: dict[str, Any]) -> None:
+    data = encoded(mode, "JPEG", options)
+    whole = decode_rgb(data)
+    for rows in range(1, 46):
+        found = decode_upper(data, (45, 67), rows)
+        assert found is not None and rows <= len(found) <= min(rows + 32, 45)
+        np.testing.assert_array_equal(found[:rows], whole[:rows])
+
+
+def test_upper_rows_at_a_fraction_of_the_size() -> None:
+    data = encoded("RGB", "JPEG", {"quality": 95})
+    for factor in (2, 4, 8):
+        for rows in (9, 45):
+            found = decode_upper(data, (45, 67), rows, factor)
+            assert found is not None and found.shape[1] == -(-67 // factor) and found.shape[0] * factor >= rows
+            whole = decode_rgb(data)[: rows // factor * factor, : 67 // factor * factor].astype(float)
+            means = whole.reshape(rows // factor, factor, 67 // factor, factor, 3).mean(axis=(1, 3))
+            assert np.abs(found[: len(means), : means.shape[1]] - means).mean() < 6
+
+
+def test_upper_rows_of_anything_else_are_left_to_the_whole_decoder() -> None:
+    data = encoded("RGB", "JPEG", {"subsampling": 0})
+    middle = len(data) // 2
+    faulty = data[:middle] + bytes([data[middle] ^ 0x15]) + data[middle + 1 :]
+    for bad in (data[:-2], data[:-1], data[:middle], data[:40], data[:3], b""):
+        assert decode_upper(bad, (45, 67), 16) is None and decode_upper(bad, (45, 67), 45) is None
+    assert decode_upper(faulty, (45, 67), 45) is None
+    above = decode_upper(faulty, (45, 67), 8)  # the fault lies below
+    assert above is not None and np.array_equal(above[:8], by_pillow(faulty)[:8])
+    for mode, kind, options in (("RGB", "JPEG", {"progressive": True}), ("RGB", "PNG", {}), ("CMYK", "JPEG", {})):
+        other = encoded(mode, kind, options)
+        assert jpeg_size(other) is None or decode_upper(other, (45, 67), 16) is None

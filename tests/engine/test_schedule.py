@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 
 from pipeline.config import OptimConfig
@@ -27,7 +28,25 @@ def test_cosine_goes_from_lr_to_min_lr() -> None:
     assert rates[10] == pytest.approx(0.1 + 0.15 * (1 + math.cos(math.pi * 0.2)))
 
 
-@pytest.mark.parametrize("schedule", ["multistep", "cosine", "constant"])
+def test_line_goes_from_lr_to_min_lr() -> None:
+    optim = OptimConfig(lr=0.4, schedule="linear", epochs=10, min_lr=0.1)
+    assert [learning_rate(optim, step, 5) for step in range(51)] == [
+        pytest.approx(0.4 - 0.3 * step / 50) for step in range(51)
+    ]
+
+
+@pytest.mark.parametrize("epochs", [16, 88])
+def test_line_after_a_warm_up_is_ffcv_imagenets(epochs: int) -> None:
+    """Its rates: of each epoch between those of its ends, which lie on the line through three points."""
+    optim = OptimConfig(lr=1.7, schedule="linear", epochs=epochs, warmup_epochs=2, warmup_start=1e-4)
+    ends = np.interp(np.arange(epochs + 1), [0, 2, epochs], [1e-4 * 1.7, 1.7, 0])
+    for epoch in range(epochs):
+        wanted = np.interp(np.arange(STEPS), [0, STEPS], ends[epoch : epoch + 2])
+        found = [learning_rate(optim, epoch * STEPS + step, STEPS) for step in range(STEPS)]
+        np.testing.assert_allclose(found, wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ["multistep", "cosine", "linear", "constant"])
 def test_warm_up_is_linear_and_ends_at_lr(schedule: str) -> None:
     optim = OptimConfig(lr=1.0, schedule=schedule, warmup_epochs=2, epochs=10, milestones=(5,))
     rates = [learning_rate(optim, step, 4) for step in range(9)]

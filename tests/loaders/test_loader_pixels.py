@@ -83,9 +83,10 @@ def test_padded_crops_of_files_are_the_same_in_both():
     assert all(torch.equal(a.image_BCHW, b.image_BCHW) and torch.equal(a.index_B, b.index_B) for a, b in pairs)
 
 
-def test_windows_are_cut_before_they_are_resized():
+@BOTH
+def test_windows_are_cut_before_they_are_resized(name):
     files, how = file_set(), plan(crop="window", flip=True)
-    for batch in epoch_of(LOADERS.get("torch")(files, how), 1):
+    for batch in epoch_of(LOADERS.get(name)(files, how), 1):
         for image, index in zip(batch.image_BCHW.numpy(), batch.index_B.tolist(), strict=True):
             pixels, one = files.images[index], np.array([index])
             size = np.array([pixels.shape[0]]), np.array([pixels.shape[1]])
@@ -108,12 +109,7 @@ def test_a_workers_task_can_be_pickled():
     work = HostBatches(array_set(), augmented())
     copy = pickle.loads(pickle.dumps(work))
     task = Task(4, np.array([3, 60, 9]))
-    assert torch.equal(work[task], copy[task])
-
-
-def test_resident_refuses_windows_but_evaluates_such_recipes():
-    with pytest.raises(InputError, match=r"crop=window.*data.loader=torch"):
-        LOADERS.get("resident")(file_set(), plan(crop="window"))
+    assert torch.equal(work[task].pixels_BHWC, copy[task].pixels_BHWC)
 
 
 def message_of_the_error(name, workers):

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline import evaluate, export, train
 
@@ -47,8 +48,20 @@ def test_train_evaluate_export(run: Path, capsys: Capture) -> None:
     np.testing.assert_allclose(np.asarray(logits), wanted.numpy(), rtol=0, atol=1e-5)
 
 
-def test_averaged_weights_are_refused(tmp_path: Path, capsys: Capture) -> None:
-    words = ["dataset=synthetic", "pair=resnet20-resnet8", "method=simkd", "teacher.checkpoint=none"]
-    words += ["optim.ema_decay=0.9", f"run.dir={tmp_path}", "runtime.device=cpu"]
-    code, _, err = cli.call(train, words, capsys)
-    assert code == 2 and "optim.ema_decay=0" in err
+def test_averaged_weights_predict(tmp_path: Path, capsys: Capture) -> None:
+    """Projector and student as averages, in evaluation, in the file, and after a resume."""
+    words = ["dataset=synthetic", "pair=resnet20-resnet8", "method=simkd", "teacher.checkpoint=none", "optim.epochs=1"]
+    words += ["optim.ema_decay=0.9", f"run.dir={tmp_path}", "log.tensorboard=false", "runtime.device=cpu"]
+    call(train, [*words, "run.name=whole", "run.limit_steps=6"], capsys)
+    call(train, [*words, "run.name=cut", "run.limit_steps=3"], capsys)
+    call(train, [*words, "run.name=cut", "run.limit_steps=6"], capsys)
+    files = [(tmp_path / name / "student.safetensors").read_bytes() for name in ("whole", "cut")]
+    assert files[0] == files[1]
+    last = torch.load(tmp_path / "whole" / "checkpoints" / "last.pt", weights_only=True)
+    served = load_file(tmp_path / "whole" / "student.safetensors")
+    average = last["updater"]["predictor_ema"]["projector.0.weight"]
+    assert torch.equal(served["predictor.projector.0.weight"], average)
+    assert not torch.equal(average, last["distiller"]["projector.0.weight"])
+    said = call(evaluate, [f"checkpoint={tmp_path / 'whole'}", "runtime.device=cpu"], capsys)
+    record = json.loads((tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert json.loads(said.splitlines()[-1])["loss"] == pytest.approx(record["test_loss"], rel=1e-6)

@@ -1,0 +1,110 @@
+"""ImageNet (ILSVRC 2012, Russakovsky et al. 2015): 1,000 classes, 1,281,167 + 50,000 images, or any part of them.
+
+ROOT/train/WNID/*.JPEG; ROOT/val/WNID/*.JPEG, or ROOT/val/*.JPEG with a table of their classes in ROOT
+(validation_labels.py lists what is known) or a devkit there. ROOT may also hold ILSVRC/Data/CLS-LOC (Kaggle's archive).
+The classes are the sorted wnids of the training folders, so labels are those of torchvision's ImageFolder; the
+published test images have no labels: the test split is val. Files are decoded whatever their names say: one JPEG of
+ImageNet is a PNG and 22 have four inks.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from pipeline.contracts import InputError
+from pipeline.datasets import DATASETS
+from pipeline.datasets.image_set import FileSet, check_split
+from pipeline.datasets.index_file import Index, indexed
+from pipeline.datasets.validation_labels import TABLES, find_table, wnids_of
+from pipeline.datasets.walk import Group, Walk, by_label, names_in
+
+EXTENSIONS = (".jpeg", ".jpg", ".png")
+FOLDERS = {"train": "train", "test": "val"}
+PLACES = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC", "ILSVRC2012", "imagenet")
+PUBLISHED = {"train": 1_281_167, "test": 50_000}  # images of the 1,000 classes
+GET = "data_prep/imagenet.py makes a tree of the archives, which https://image-net.org hands out to those who register"
+
+
+@DATASETS.register("imagenet", "ilsvrc2012", "imagenet1k", "imagenet-1k")
+def load_imagenet(
+    root: Path | None = None, split: str = "train", download: bool = False, index: Index = "auto"
+) -> FileSet:
+    """Sorted by wnid, then by name. index: see index_file.py.
+
+    Raises InputError, one line: a missing folder, a class without images, validation images of an unknown class or
+    without a table of their classes; `download`, since nobody may hand ImageNet out.
+    """
+    check_split(split)
+    if root is None or download:
+        raise InputError(f"imagenet needs data.root=DIR with train/WNID/* and val/, and cannot be downloaded: {GET}")
+    try:
+        return indexed(Walk(name="imagenet", split=split, root=_tree(root)), partial(_fill, root), index)
+    except OSError as error:
+        raise InputError(f"{error.filename or root} cannot be read: {error.strerror}") from None
+
+
+def _tree(root: Path) -> Path:
+    """The folder that holds train/."""
+    for place in PLACES:
+        if (root / place / FOLDERS["train"]).is_dir():
+            return root / place
+    raise InputError(f"no train folder in {root} (or {', '.join(PLACES[1:])} there): {GET}")
+
+
+def _fill(given: Path, walk: Walk) -> None:
+    """given: data.root, at or above the root of the set; tables of classes lie anywhere between."""
+    train, folder = walk.root / FOLDERS["train"], walk.root / FOLDERS[walk.split]
+    walk.mark(train, folder)
+    walk.class_names = sorted(names_in(train, folders=True))
+    if not walk.class_names:
+        raise InputError(f"no class folder in {train}: expected train/WNID/*.JPEG; {GET}")
+    if not folder.is_dir():
+        raise InputError(f"no {folder.name} folder in {walk.root}: {GET}")
+    present = sorted(names_in(folder, folders=True))
+    if present:
+        _by_folders(walk, folder, present)
+    else:
+        _by_table(walk, folder, given)
+    if not walk.groups:
+        raise InputError(f"no image in {folder} ({' '.join(EXTENSIONS)})")
+
+
+def _by_folders(walk: Walk, folder: Path, present: list[str]) -> None:
+    label_of = {wnid: label for label, wnid in enumerate(walk.class_names)}
+    unknown = next((wnid for wnid in present if wnid not in label_of), None)
+    if unknown:
+        raise InputError(
+            f"{folder / unknown} has no counterpart in {walk.root / FOLDERS['train']}: its class is unknown"
+        )
+    left = sum(name.lower().endswith(EXTENSIONS) for name in names_in(folder, folders=False))
+    if left:
+        raise InputError(f"{folder} is half sorted: classes have folders, but {left} images lie beside them")
+    for wnid in present:
+        walk.mark(folder / wnid)
+        names = images_in(folder / wnid)
+        if not names:
+            raise InputError(f"class {wnid!r} is empty: no image in {folder / wnid} ({' '.join(EXTENSIONS)})")
+        walk.groups.append(Group(label_of[wnid], f"{folder.name}/{wnid}", names))
+
+
+def _by_table(walk: Walk, folder: Path, given: Path) -> None:
+    names = images_in(folder)
+    between = [above for above in (walk.root, *walk.root.parents) if above.is_relative_to(given)]
+    table = find_table(between)
+    if table is None:
+        raise InputError(
+            f"{folder} has no class folders, and {walk.root} holds no table of classes ({', '.join(TABLES)})"
+        )
+    walk.mark(table)
+    wnid_of = wnids_of(names, table, walk.class_names)
+    label_of = {wnid: label for label, wnid in enumerate(walk.class_names)}
+    unknown = next((name for name in names if wnid_of[name] not in label_of), None)
+    if unknown:
+        raise InputError(
+            f"{folder / unknown} is of class {wnid_of[unknown]!r}, which has no folder in {walk.root}/train"
+        )
+    walk.groups = by_label(((label_of[wnid_of[name]], name) for name in names), folder.name)
+
+
+def images_in(folder: Path) -> list[str]:
+    """Names of the image files in `folder`, sorted."""
+    return sorted(name for name in names_in(folder, folders=False) if name.lower().endswith(EXTENSIONS))

@@ -1,0 +1,50 @@
+"""`replaced.jsonl`: the images of a run that could not be read, each once, and what was shown instead."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.contracts import Loader
+from pipeline.engine.files import write_text
+from pipeline.engine.parallel import World
+from pipeline.engine.reporter import Reporter
+
+NAME = "replaced.jsonl"
+Row = Mapping[str, Any]
+
+
+class ReplacedImages:
+    """What the loaders of all ranks found (data.on_bad=replace), listed in `folder` by the leader.
+
+    A row: split, index (position in it), file, class, shown (the file shown instead), reason.
+    """
+
+    def __init__(self, loaders: Iterable[Loader], world: World, folder: Path, reporter: Reporter) -> None:
+        self._loaders, self._world, self._reporter = list(loaders), world, reporter
+        self._path = folder / NAME
+        self._rows = _by_place(self._read()) if world.leader else {}
+
+    def __len__(self) -> int:
+        """Images listed so far; on the leader."""
+        return len(self._rows)
+
+    def settle(self, publish: Callable[[Callable[[], object]], None]) -> None:
+        """Adds what is new, ordered by split and position. All ranks call it; `publish` has the leader write."""
+        found = [row for loader in self._loaders for row in loader.replaced.values()]
+        gathered = _by_place(row for rows in self._world.gather(found) for row in rows)
+        new = {place: gathered[place] for place in sorted(gathered) if place not in self._rows}
+        self._rows |= new
+        publish(lambda: self._write() if new else None)
+        if new:
+            self._reporter.note(f"{len(new)} images cannot be read and are replaced, {len(self)} in all: {self._path}")
+
+    def _write(self) -> None:
+        write_text(self._path, "".join(json.dumps(dict(row)) + "\n" for row in self._rows.values()))
+
+    def _read(self) -> list[Row]:
+        return [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
+
+
+def _by_place(rows: Iterable[Row]) -> dict[tuple[str, int], Row]:
+    return {(row["split"], row["index"]): row for row in rows}

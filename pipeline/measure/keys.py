@@ -1,0 +1,88 @@
+"""Keys of pipeline/benchmark.py, and what it assumes where nothing is said."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
+
+from pipeline.config import ConfigError, TrainConfig, layer_file
+from pipeline.config.schema import Text, key
+from pipeline.datasets import DATASETS
+from pipeline.registry import UnknownName
+
+GENERATED = "folder"  # layout of the JPEGs that are made where the user gives none
+IMAGES_A_ROUND = 3840  # 60 batches of 64
+LEAST_STEPS = 3  # of a round, however long they take
+# Weights do not matter to speed: the usual pairs, untrained.
+PAIRS = {
+    "cifar": {"pair": "resnet56-resnet20"},
+    "tiny": {"pair": "resnet56-resnet20"},
+    "imagenet": {"teacher.model": "resnet34", "student.model": "resnet18"},
+}
+PARTS = {
+    "decode": {"decode"},
+    "loader": {"decode", "loader"},
+    "step": {"step"},
+    "train": {"step", "train"},
+    "all": {"decode", "loader", "step", "train"},
+}
+
+
+def _names(value: Any) -> Any:
+    words = value.split(",") if isinstance(value, str) else value
+    return tuple(str(word).strip() for word in words if str(word).strip()) if isinstance(words, list) else value
+
+
+def _file(value: Any) -> Any:
+    return "-" if value == [None] else value  # YAML reads a lone dash as a list
+
+
+File = Annotated[Text, BeforeValidator(_file)]
+
+
+class BenchmarkConfig(TrainConfig):
+    """Keys of pipeline/benchmark.py: those of pipeline/train.py and these."""
+
+    what: Literal["decode", "loader", "step", "train", "all"] = key("step", "part to measure")
+    steps: int | None = key(None, "batches a round; default as many as hold 3,840 images", ge=2)
+    seconds: float = key(10.0, "a round ends after so many seconds, though not before its third batch", gt=0)
+    rounds: int = key(5, "rounds, in turn; their median is reported", ge=1)
+    loaders: Annotated[tuple[Text, ...], BeforeValidator(_names)] = key((), "some of them, as torch,ffcv; default all")
+    images: int = key(4000, "files of the set that loaders are measured on, evenly spread, 0 = all", ge=0)
+    json_file: File | None = key(None, "file of all figures, - = standard output; `json=` is the same key")
+    plot: Text | None = key(None, "bar chart of the figures: FILE.png, .svg or .pdf (extra [plot])")
+
+    @property
+    def batches(self) -> int:
+        """Batches of a round."""
+        return self.steps or max(LEAST_STEPS, IMAGES_A_ROUND // self.data.batch_size)
+
+    @property
+    def parts(self) -> set[str]:
+        """Which of decode, loader, step and train are measured."""
+        return PARTS[self.what]
+
+
+def with_defaults(words: list[str]) -> list[str]:
+    """The command line behind what it leaves out: generated JPEGs, kd with an untrained pair of the usual networks.
+
+    A configuration file (config=) says everything itself.
+    """
+    given = dict(word.split("=", 1) for word in words if "=" in word)
+    if "config" in given:
+        return words
+    assumed = {} if "dataset" in given else {"dataset": GENERATED, "data.batch_size": "64"}
+    return [f"{name}={value}" for name, value in (assumed | _networks(given | assumed)).items()] + words
+
+
+def _networks(given: Mapping[str, str]) -> dict[str, str]:
+    if not PARTS.get(given.get("what", "step"), set()) & {"step", "train"}:
+        return {}
+    untrained = {"teacher.checkpoint": "none"}
+    if {"pair", "model", "student.model", "teacher.model"} & set(given):
+        return untrained
+    try:
+        layout = given.get("networks") or layer_file("dataset", DATASETS.canonical(given["dataset"])).get("networks")
+    except (UnknownName, ConfigError):
+        return {}  # refused below, with the known names
+    return untrained | PAIRS.get(str(layout), {}) | ({} if "method" in given else {"method": "kd"})
