@@ -148,13 +148,14 @@ def class_units(source: Path) -> list[Unit]:
             return [Unit(folder="", source=source, read=partial(files_below, source), place=by_parent)]
         return [Unit(folder=tar.stem, source=tar, read=partial(members, tar), place=flat) for tar in tars]
     with read_safely(source), members(source) as found:
-        inner = [(safe_name(m, source, None), m.info) for m in found if m.plain and m.name.endswith(".tar")]
+        named = [(safe_name(member, source, None), member.info) for member in found]
+    inner = [(name, info) for name, info in named if name.suffix == ".tar" and not name.name.startswith(".")]
     if not inner:
         return [Unit(folder="", source=source, read=partial(members, source), place=by_parent)]
     return [
         Unit(folder=name.stem, source=source, read=partial(inner_members, source, info), place=flat)
         for name, info in inner
-        if info is not None
+        if info is not None and info.isfile()
     ]
 
 

@@ -88,3 +88,14 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "file").write_text("")
     code, _, err = cli.call(prep, [f"out={tmp_path / 'file'}"], capsys)
     assert code == 2 and err.startswith("error: cannot write the synthetic set to ")
+
+
+def test_a_tree_of_jpegs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"out={tmp_path}", "what=jpegs", "classes=2", "train_per_class=3", "val_per_class=1", "seed=5"]
+    code, out, _ = cli.call(prep, words, capsys)
+    assert code == 0 and out.strip() == str(tmp_path)
+    for split, count in (("train", 6), ("test", 2)):
+        assert len(DATASETS.get("folder")(root=tmp_path, split=split)) == count
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["train", "val"]
+    code, _, err = cli.call(prep, [*words, "classes=1001"], capsys)
+    assert code == 2 and err.startswith("error: ") and "classes" in err
