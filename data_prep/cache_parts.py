@@ -107,8 +107,8 @@ class Work:
         return dict(json.loads(Manifest(layout=self.layout, identity={}, files={}).text())["layout"])
 
     def _compare(self, there: dict[str, dict[str, object]], here: dict[str, dict[str, object]]) -> None:
-        both = [{"identity": x["identity"], "layout": x["layout"]} for x in (there, here)]
-        found = differences(*both)
+        a, b = ({name: side[name] for name in ("identity", "layout")} for side in (there, here))
+        found = differences(a, b)
         if found:
             raise InputError(f"{self.folder} holds the cache of another teacher or run: {'; '.join(found[:3])}")
 

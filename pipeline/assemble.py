@@ -146,7 +146,9 @@ def build_loaders(
     train = make(train_set, make_plan(data, config.runtime, world, **training))
     loaders = {"test": make(test_set, make_plan(data, config.runtime, world, **evaluation))}
     if held_out is not None:
-        loaders["val"] = make(train_set, make_plan(data, config.runtime, world, **evaluation, index_N=held_out))
+        # An image that is replaced in training is an error where images are counted.
+        counted = train_set.files if isinstance(train_set, ReplacingSet) else train_set
+        loaders["val"] = make(counted, make_plan(data, config.runtime, world, **evaluation, index_N=held_out))
     return train, loaders
 
 
