@@ -14,7 +14,7 @@ from pipeline.datasets.synthetic_jpegs import write_jpeg_tree
 
 STEPS = 6
 # Of the ratio of each step's loss to the torch loader's: largest distance of its median from 1, and of any step from
-# the median. Pixels differ by 0.02 levels of 255 on average (dali, quick) and 1 to 2 (ffcv from a raw file: area resize,
+# the median. Pixels differ by 0.02 levels of 255 on average (dali, quick) and 1 to 2 (ffcv, raw file: area resize,
 # which leaves images sharper: seen 5 % and 3 %). The rate is small, so that the losses tell of the
 # pixels and not of six chaotic updates. Windows of another view scatter by 10 %.
 BOUNDS = {"resident": (0.0, 0.0), "dali": (0.01, 0.01), "ffcv": (0.1, 0.04)}
