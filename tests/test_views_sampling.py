@@ -57,3 +57,22 @@ def test_steps_and_views():
     assert [views.steps_per_epoch(n, 64) for n in (1, 64, 65, 50000)] == [1, 1, 2, 782]
     assert [views.view_of(e) for e in (0, 5, 239)] == [0, 5, 239]
     assert [views.view_of(e, 3) for e in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+
+
+@pytest.mark.parametrize("n", [0, 1, 63, 64, 65, 5000, 10_001])
+@pytest.mark.parametrize("kind", views.ORDERS)
+def test_every_order_is_a_permutation_of_its_own(kind, n):
+    first, again, other = (views.epoch_order(kind, 3, epoch, n) for epoch in (0, 0, 1))
+    assert sorted(first.tolist()) == list(range(n)) and first.tolist() == again.tolist()
+    assert (first.tolist() == other.tolist()) == (kind == "sequential" or n < 2)
+
+
+def test_the_quasi_random_order_keeps_neighbours_near():
+    """Each stretch of 4,096 samples is made of 64 runs of 64 neighbours, shuffled into one another."""
+    order = views.epoch_order("quasi_random", 0, 0, 3 * 4096)
+    for start in range(0, len(order), 4096):
+        runs, counts = np.unique(order[start : start + 4096] // 64, return_counts=True)
+        assert len(runs) == 64 and set(counts.tolist()) == {64}
+        assert np.abs(np.diff(order[start : start + 64])).min() >= 1
+        assert len(set((order[start : start + 64] // 64).tolist())) > 30
+    assert views.epoch_order("random", 0, 0, 500).tolist() == views.order(0, 0, 500).tolist()
