@@ -65,7 +65,6 @@ def base(data: Path, runs: Path, *more: str) -> list[str]:
         (["model=vgg8", "data.image_size=4", "data.padding=0"], "vgg8 cannot take images of 4 x 4 pixels"),
         (["pair=resnet56-resnet20", "method=kd", "teacher.checkpoint=auto", "teacher.root=/nowhere"], "cifar_teachers"),
         (["model=resnet8", "data.val_split=200", "select_on=val"], "leaves nothing of 200 training images"),
-        (["model=resnet8", "data.crop=window"], "data.loader=torch"),
     ],
 )  # fmt: skip
 def test_configuration(more: list[str], message: str, data: Path, tmp_path: Path, capsys: Capture) -> None:

@@ -101,6 +101,7 @@ def test_the_law_stays_as_it_is():
         "RANDAUGMENT": 11,
         "STRONG": 12,
         "PATCH": 13,
+        "RUNS": 14,
     }
     index = np.arange(6)
     size = np.full(6, 500), np.full(6, 375)

@@ -12,9 +12,10 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, start again to 
 
 
 class Interrupted(Exception):
-    """The run stopped on a signal, after a checkpoint."""
+    """The run stopped on signal `number`, after a checkpoint."""
 
     def __init__(self, number: int, step: int) -> None:
+        self.number = number
         super().__init__(f"{signal.Signals(number).name}: stopped after step {step}, checkpoint written")
 
 

@@ -126,7 +126,7 @@ class LoaderMeasures:
             try:
                 data = self._with_beton(data) if candidate.beton else data
                 loader = loader_maker(data)(self.images, plan)
-            except (InputError, ImportError) as error:  # such as the resident loader's of crop=window
+            except (InputError, ImportError) as error:
                 reason = str(error)
         if reason is None:
             self.measures[name] = self._measure(loader)
