@@ -1,0 +1,85 @@
+"""Runs as a table: mean +- std over seeds, last and best epoch apart, beside the published figure and its source.
+
+python launch/table.py RUNS... [format=markdown|latex|csv|html] [out=FILE] [against=SOURCE] [title=TEXT]
+
+RUNS are run folders, or folders that hold many.
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Literal
+
+if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from launch.published import read_published
+from launch.table_formats import FORMATS, Report
+from launch.table_rows import gaps, make_rows, source_text
+from launch.table_runs import find_folders, group, read_run
+from pipeline import entry
+from pipeline.config import compose, describe
+from pipeline.config.schema import Section, Text, key
+from pipeline.contracts import InputError
+from pipeline.engine.files import write_text
+
+SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
+MARK = (
+    "difference: ours minus published, of the epoch in brackets; bold where it exceeds twice the standard error of our "
+    "mean (with the published deviation, if any)"
+)
+
+
+class TableConfig(Section):
+    """Keys of launch/table.py."""
+
+    format: Literal["markdown", "latex", "csv", "html"] | None = key(None, "default that of out's suffix, or markdown")
+    out: Text | None = key(None, "file to write; default standard output")
+    against: Text | None = key(None, "source or table of configs/published.yaml; default that of the run's recipe")
+    title: Text = key("Top-1 on the test set, per cent", "heading")
+
+
+def make_report(folders: list[Path], against: str | None = None, title: str = "Top-1") -> Report:
+    """The table of the runs at or below `folders`. Raises InputError."""
+    published = read_published()
+    groups, repeated = group(read_run(folder) for folder in find_folders(folders))
+    rows = make_rows(groups, published, against)
+    used = dict.fromkeys(row.figure.source for row in rows if row.figure)
+    lists = {
+        "Missing": gaps(groups),
+        "Left out": repeated,
+        "Published figures": [source_text(published.sources[name]) for name in used],
+        "Reading the table": [MARK] if used else [],
+    }
+    return Report(title, rows, {heading: lines for heading, lines in lists.items() if lines})
+
+
+def help_text() -> str:
+    """What --help prints."""
+    sources = ", ".join(read_published().sources)
+    return describe(__doc__ or "", TableConfig, f"\nsources: {sources}")
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    is_key = [bool(re.match(r"[A-Za-z_][\w.]*=", word)) or word in ("-h", "--help", "help") for word in argv]
+    config = compose(TableConfig, [w for w, k in zip(argv, is_key, strict=True) if k], aliases={}, names={})
+    folders = [Path(word).expanduser() for word, k in zip(argv, is_key, strict=True) if not k]
+    if not folders:
+        raise InputError("no run folder: python launch/table.py RUNS...")
+    out = Path(config.out).expanduser() if config.out else None
+    chosen = config.format or (SUFFIXES.get(out.suffix.lower(), "markdown") if out else "markdown")
+    report = make_report(folders, config.against, config.title)
+    text = FORMATS[chosen](report)
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        write_text(out, text)
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror}") from None
+    print(f"{len(report.rows)} rows, {sum(len(r.seeds) for r in report.rows)} runs: {out}")
+
+
+if __name__ == "__main__":
+    entry.run(main, help_text, {})
