@@ -1,5 +1,6 @@
 # make quickstart   set up, then train, distil and compare on the embedded data set (two cores: under five minutes)
 # make loaders      set up, and DALI and FFCV besides; as root it gets FFCV's system packages by apt-get
+# make slurm        set up, and as root Debian's packages of Slurm, for the slow tests of launch/
 # make test         the same, then the test suite (two cores: under fifteen minutes)
 # make test-all     the suite with the exhaustive matrices
 # make format       put the sources into shape; make clean removes the environment
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup loaders quickstart test test-all format clean
+.PHONY: setup loaders slurm quickstart test test-all format clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -31,13 +32,19 @@ $(VENV)/.loaders: $(VENV)/.ready setup/ffcv.sh
 	@$(BIN)/python -c 'import ffcv.reader, nvidia.dali' || { echo 'DALI or FFCV cannot be imported' >&2; exit 1; }
 	@touch $@
 
+slurm: $(VENV)/.slurm
+
+$(VENV)/.slurm: $(VENV)/.ready setup/slurm.sh
+	setup/slurm.sh
+	@touch $@
+
 quickstart: setup
 	$(BIN)/python launch/quickstart.py
 
 test: loaders
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
 
-test-all: loaders
+test-all: loaders slurm
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not gpu'
 
 format: setup

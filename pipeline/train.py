@@ -13,6 +13,8 @@ from typing import Any
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import torch
+
 from pipeline import entry
 from pipeline.assemble import ALIASES, NAMES, build, default_name
 from pipeline.config import TrainConfig, compose, describe
@@ -86,6 +88,8 @@ def train_one(config: TrainConfig, world: World, reporter: Reporter) -> dict[str
         world.on_leader(lambda: run.claim(config))
         for line in header(config, parts, world, images):
             reporter.note(line)
+        # What networks draw as they train (dropout) is the seed's, each rank's its own; resuming puts it back.
+        torch.manual_seed(config.seed * 1000 + 100 + world.rank)
         run_first_stage(parts, config, world, run, reporter)
         return Trainer(parts, config, world, run, reporter).fit()
 

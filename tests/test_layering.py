@@ -34,6 +34,8 @@ ENTRY_POINTS = {
     "assemble",
     "methods",
     "measure",
+    "pictures",
+    "visualize",
     "cache_identity",
     "teacher_sources",
 }

@@ -206,3 +206,14 @@ def test_evaluation_uses_the_averaged_weights(data: Path, words: list[str], caps
     assert torch.equal(averaged["fc.weight"], live["updater"]["ema"]["fc.weight"])
     assert not torch.equal(averaged["fc.weight"], live["model"]["fc.weight"])
     assert score(data, folder, capsys)["top1"] == summary(folder)["top1_last"]
+
+
+def test_dropout_is_the_seeds_too(words: list[str], capsys: Capture) -> None:
+    """Whatever the process has drawn before, and another one for another seed."""
+    dropping = [w.replace("model=resnet8", "model=imagenet/mobilenetv2") for w in words]
+    folders = []
+    for name, seed, before in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
+        torch.manual_seed(before)
+        folders.append(run(dropping, name, capsys, f"seed={seed}", "run.limit_steps=3")[0])
+    first, again, other = ((folder / "student.safetensors").read_bytes() for folder in folders)
+    assert first == again and first != other

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +16,21 @@ from pipeline.contracts import Distiller, InputError, ModelOutput
 from pipeline.datasets import ImageSet
 from pipeline.engine import parallel
 from pipeline.engine.parallel import World
-from pipeline.loaders.worker import TorchLoader
+from pipeline.loaders.worker import WorkerLoader
 from pipeline.methods import predictor_of, teacher_preprocess
 from pipeline.pictures import Nothing
 from pipeline.pictures.records import Group, RunRecord, grouped
 from pipeline.teachers.preprocess import Preprocess
 
 Array = NDArray[Any]
+
+
+class Named(NamedTuple):
+    """A network of the report. group: its number among the groups, None for a teacher."""
+
+    title: str
+    outputs: "Outputs"
+    group: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +68,14 @@ class Material:
         """Of the run's student, as it predicts. Raises Nothing for a run without weights."""
         if run.weights is None:
             raise Nothing(f"{run.folder}: no weights yet")
-        return self._cached(f"student {run.folder}", lambda: self._of_student(run))
+        return self._cached(run, "student", run.folder, lambda: self._of_student(run))
 
     def teacher(self, run: RunRecord) -> Outputs:
         """Of the run's teacher. Raises Nothing for a run without one, or whose checkpoint is not there."""
         if not run.keys.get("teacher.model") or run.keys.get("teacher.checkpoint") in (None, networks.UNTRAINED):
             raise Nothing(f"{run.folder}: no teacher with weights")
         told = sorted((k, str(v)) for k, v in run.keys.items() if k.startswith(("teacher.", "data.", "dataset")))
-        return self._cached(f"teacher {told}", lambda: self._of_teacher(run))
+        return self._cached(run, "teacher", told, lambda: self._of_teacher(run))
 
     def taught(self) -> list[tuple[Group, RunRecord]]:
         """(group, its first run) of groups with a student and a teacher. Raises Nothing where there is none."""
@@ -83,9 +91,29 @@ class Material:
             raise Nothing("; ".join(reasons[:2]))
         return found
 
-    def _cached(self, key: str, make: Callable[[], Outputs]) -> Outputs:
+    def shown_networks(self) -> list[Named]:
+        """The teachers once each, then the student of each group's first run. Raises Nothing where there is none."""
+        found: dict[int, Named] = {}
+        for index, group in enumerate(self.groups):
+            run = group.runs[0]
+            name = str(run.keys.get("teacher.model")).rpartition("/")[2]
+            for title, make, number in ((f"teacher {name}", self.teacher, None), (group.label, self.student, index)):
+                try:
+                    outputs = make(run)
+                except Nothing:
+                    continue
+                found.setdefault(id(outputs), Named(title, outputs, number))
+        if not found:
+            raise Nothing("no run has weights yet")
+        teachers = [one for one in found.values() if one.group is None]
+        # A teacher that was trained here is a run too: once is enough.
+        again = [id(one) for one in found.values() if one.group is not None and any(_same(one, t) for t in teachers)]
+        return teachers + [one for one in found.values() if one.group is not None and id(one) not in again]
+
+    def _cached(self, run: RunRecord, what: str, settings: object, make: Callable[[], Outputs]) -> Outputs:
+        key = f"{what} {settings}"
         if key not in self._outputs:
-            self._note(f"running {key.split()[0]} of {self.runs[0].folder.parent}")
+            self._note(f"running the {what} of {run.folder} on the test images")
             self._outputs[key] = make()
         return self._outputs[key]
 
@@ -161,10 +189,14 @@ class Material:
             return predict(output.float()).float(), output.float().pooled_BD
 
         parts: list[tuple[Array, ...]] = []
-        for batch in TorchLoader(images, plan):
+        for batch in WorkerLoader(images, plan):
             logits_BK, pooled_BD = output_of(batch.image_BCHW)
             if data.eval_flip:
                 logits_BK = (logits_BK + output_of(batch.image_BCHW.flip(3))[0]) / 2
             parts.append(tuple(x.cpu().numpy() for x in (logits_BK, pooled_BD, batch.label_B)))
         logits_NK, pooled_ND, label_N = (np.concatenate(column) for column in zip(*parts, strict=True))
         return Outputs(logits_NK=logits_NK, pooled_ND=pooled_ND, label_N=label_N)
+
+
+def _same(one: Named, other: Named) -> bool:
+    return np.array_equal(one.outputs.logits_NK, other.outputs.logits_NK)

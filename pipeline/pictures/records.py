@@ -11,9 +11,19 @@ from pipeline.config import ConfigError, flatten, read_yaml
 from pipeline.contracts import InputError
 
 # What a label says of a run, where runs differ in it.
-TOLD = ("dataset", "method", "variant", "recipe", "teacher.model", "student.model", "teacher.source", "student.block")
+TOLD = ("dataset", "method", "teacher.model", "student.model")
+FURTHER = ("variant", "recipe", "teacher.source", "student.block")  # where the others do not tell runs apart
 # Keys that say where and how a run goes, not what it trains.
-ASIDE = ("run.", "log.", "runtime.", "data.root", "data.workers", "data.loader", "data.download", "data.eval_batch_size")
+ASIDE = (
+    "run.",
+    "log.",
+    "runtime.",
+    "data.root",
+    "data.workers",
+    "data.loader",
+    "data.download",
+    "data.eval_batch_size",
+)
 SEEDS = ("seed", "seeds", "data.seed")
 CHECKPOINTS = ("student.safetensors", "checkpoints/last.pt")
 
@@ -46,8 +56,8 @@ class RunRecord:
     def speed(self) -> float | None:
         """Images/s in training, over all epochs there are."""
         if self.summary is not None:
-            return float(self.summary["images_per_second"])
-        speeds = [record["images_per_second"] for record in self.epochs]
+            return float(self.summary.get("images_per_second") or 0)
+        speeds = [record["images_per_second"] for record in self.epochs if record.get("images_per_second")]
         return sum(speeds) / len(speeds) if speeds else None
 
 
@@ -115,7 +125,9 @@ def grouped(runs: Sequence[RunRecord]) -> list[Group]:
     for run in runs:
         kept = {k: v for k, v in run.keys.items() if not k.startswith(ASIDE) and k not in (*SEEDS, "pair")}
         kinds.setdefault(json.dumps(kept, sort_keys=True, default=str), []).append(run)
-    names = [_label(members[0], runs) for members in kinds.values()]
+    names = [_label(members[0], runs, TOLD) for members in kinds.values()]
+    if len(set(names)) < len(names):
+        names = [_label(members[0], runs, TOLD + FURTHER) for members in kinds.values()]
     groups = []
     for name, members in zip(names, kinds.values(), strict=True):
         where = f" ({members[0].folder.name})" if names.count(name) > 1 else ""
@@ -123,11 +135,11 @@ def grouped(runs: Sequence[RunRecord]) -> list[Group]:
     return groups
 
 
-def _label(run: RunRecord, runs: Sequence[RunRecord]) -> str:
-    told = [k for k in TOLD if k == "method" or len({str(other.keys.get(k)) for other in runs}) > 1]
+def _label(run: RunRecord, runs: Sequence[RunRecord], keys: Sequence[str]) -> str:
+    told = [k for k in keys if k == "method" or len({str(other.keys.get(k)) for other in runs}) > 1]
     words = [str(run.keys.get(k)) for k in told if k not in ("teacher.model", "student.model")]
     networks = [str(run.keys[k]) for k in ("teacher.model", "student.model") if k in told and run.keys.get(k)]
-    return " ".join(words + [" > ".join(network.rpartition("/")[2] for network in networks)]).strip()
+    return " ".join([*words, " > ".join(network.rpartition("/")[2] for network in networks)]).strip()
 
 
 def remarks(runs: Sequence[RunRecord]) -> list[str]:

@@ -37,7 +37,7 @@ def drawing() -> Iterator[Any]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    look = {
+    look: Any = {
         "font.size": 9,
         "text.color": INK,
         "axes.labelcolor": MUTED,

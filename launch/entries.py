@@ -1,0 +1,94 @@
+"""The entry points a job can run: how their words are checked before anything is queued, and what a job calls."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+def check_train(words: list[str]) -> Any:
+    """The TrainConfig of `words`. Raises ConfigError with all problems."""
+    from pipeline.assemble import ALIASES, NAMES
+    from pipeline.config import TrainConfig, compose
+    from pipeline.distillers import DISTILLERS
+
+    return compose(
+        TrainConfig, words, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
+    )
+
+
+def check_cache(words: list[str]) -> Any:
+    """The CacheTeacherConfig of `words`."""
+    from data_prep.cache_teacher import read_config
+
+    return read_config(words)
+
+
+def check_evaluate(words: list[str]) -> Any:
+    """The EvaluateConfig of `words`."""
+    from pipeline.assemble import ALIASES, NAMES
+    from pipeline.config import EvaluateConfig, compose
+    from pipeline.evaluate import KEYS
+    from pipeline.run_keys import words_of_run
+
+    aliases = ALIASES | {"checkpoint": "student.checkpoint"}
+    return compose(EvaluateConfig, words_of_run(words) + words, aliases=aliases, names={k: NAMES[k] for k in KEYS})
+
+
+def check_benchmark(words: list[str]) -> Any:
+    """The BenchmarkConfig of `words`."""
+    from pipeline.assemble import ALIASES, NAMES
+    from pipeline.config import compose
+    from pipeline.distillers import DISTILLERS
+    from pipeline.measure.keys import BenchmarkConfig, with_defaults
+
+    return compose(
+        BenchmarkConfig,
+        with_defaults(words),
+        aliases=ALIASES | {"json": "json_file"},
+        names=NAMES,
+        arguments_of=lambda name: DISTILLERS.get(name).Config,
+    )
+
+
+def train_folder(config: Any) -> Path:
+    """Where a training writes."""
+    from pipeline.train import one_seed
+
+    folder = Path(config.run.dir) / str(one_seed(config, 0).run.name)
+    return folder.parent if config.seeds > 1 else folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One entry point. folder: of its run; several_ranks: whether a group of processes runs it."""
+
+    module: str
+    check: Callable[[list[str]], Any]
+    folder: Callable[[Any], Path]
+    several_ranks: bool = True
+
+    def load(self) -> Any:
+        """The module with main, help_text and perhaps FAILURES."""
+        return importlib.import_module(self.module)
+
+    @property
+    def script(self) -> str:
+        """Its path in the tree."""
+        return self.module.replace(".", "/") + ".py"
+
+
+ENTRIES = {
+    "train": Entry(module="pipeline.train", check=check_train, folder=train_folder),
+    "cache_teacher": Entry(
+        module="data_prep.cache_teacher", check=check_cache, folder=lambda c: Path(c.run.dir) / "cache_teacher"
+    ),
+    "evaluate": Entry(module="pipeline.evaluate", check=check_evaluate, folder=lambda c: Path("runs") / "evaluate"),
+    "benchmark": Entry(
+        module="pipeline.benchmark",
+        check=check_benchmark,
+        folder=lambda c: Path(c.run.dir) / "benchmark",
+        several_ranks=False,
+    ),
+}

@@ -1,0 +1,47 @@
+"""A copy of the code as it is now, for a job that starts later."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from pipeline.contracts import InputError
+from pipeline.engine.files import write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+PARTS = ("pipeline", "launch", "data_prep", "configs", "setup.cfg")
+
+
+def source_files(root: Path) -> list[str]:
+    """Files of the code, relative to `root`: git's, tracked or new but not ignored; without git, all but caches."""
+    listed = subprocess.run(
+        ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    own = (root / ".git").exists()  # a snapshot in the runs/ of a repository is ignored by it
+    if own and listed.returncode == 0:
+        return [name for name in sorted(set(listed.stdout.split("\0"))) if name and (root / name).is_file()]
+    every = (p for part in PARTS for p in [root / part, *(root / part).rglob("*")] if p.is_file())
+    return sorted(str(p.relative_to(root)) for p in every if "__pycache__" not in p.parts)
+
+
+def take(folder: Path, root: Path = ROOT) -> Path:
+    """Copies the code of `root` into `folder`; returns `folder`. SNAPSHOT.json there says the commit and a checksum.
+
+    Raises InputError when the folder cannot be written.
+    """
+    digest = hashlib.sha256()
+    try:
+        for name in source_files(root):
+            target = folder / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / name, target)
+            digest.update(os.fsencode(name) + b"\0" + target.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot copy the code to {folder}: {error.strerror}") from None
+    commit = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+    )
+    write_json(folder / "SNAPSHOT.json", {"git": commit.stdout.strip() or None, "sha256": digest.hexdigest()})
+    return folder

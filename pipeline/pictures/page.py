@@ -1,0 +1,96 @@
+"""The report: one HTML file that holds everything it shows, and asks no network for anything."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.pictures.records import Group, RunRecord
+from pipeline.pictures.style import GRID, INK, MUTED, drawing
+
+IMAGES = (".png", ".svg")
+PAGES = (".html",)
+DPI = 150
+STYLE = f"""
+body {{ font: 15px/1.5 system-ui, sans-serif; color: {INK}; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.5rem; }}
+p, li {{ color: {MUTED}; max-width: 50rem; }}
+img {{ max-width: 100%; height: auto; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: .9rem; }}
+th, td {{ text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid {GRID}; white-space: nowrap; }}
+td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+"""
+HEAD = ("runs", "seed", "epochs", "top-1 last (%)", "top-1 best (%)", "images/s", "folder")
+NUMBERS = slice(1, 6)
+
+
+def saved(figure: Any, suffix: str) -> bytes:
+    """The figure as a PNG or SVG file, the same bytes for the same figure; closes it."""
+    buffer, form = io.BytesIO(), suffix.removeprefix(".")
+    with drawing() as pyplot:
+        figure.savefig(buffer, format=form, dpi=DPI, metadata={"Date": None} if form == "svg" else {})
+        pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def section(title: str, about: str, content: str) -> str:
+    """A heading, its text, and `content`, which is HTML; the rest is escaped here."""
+    return f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(about)}</p>\n{content}\n"
+
+
+def picture(png: bytes, title: str) -> str:
+    """An image inside the page."""
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{html.escape(title, quote=True)}" src="data:image/png;base64,{data}">'
+
+
+def absent(reason: str) -> str:
+    """What stands in place of a picture that has nothing to show."""
+    return f"<p><strong>Not drawn:</strong> {html.escape(reason)}</p>"
+
+
+def _number(value: object, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else "-"
+
+
+def _row(label: str, run: RunRecord) -> str:
+    best = max((r["test_top1"] for r in run.epochs if r.get("test_top1") is not None), default=None)
+    done = f"{len(run.epochs)} of {run.keys.get('optim.epochs')}" if run.unfinished else str(len(run.epochs))
+    best = best if run.summary is None else run.summary.get("top1_best")
+    figures = [_number(run.top1, ".2f"), _number(best, ".2f"), _number(run.speed, ",.0f")]
+    cells = [label, str(run.keys.get("seed")), done, *figures, str(run.folder)]
+    numbers = range(len(cells))[NUMBERS]
+    return "<tr>" + "".join(
+        f"<td{' class=n' if at in numbers else ''}>{html.escape(cell)}</td>" for at, cell in enumerate(cells)
+    )
+
+
+def table(groups: Sequence[Group]) -> str:
+    """All runs, one line each."""
+    numbers = range(len(HEAD))[NUMBERS]
+    head = "".join(f"<th{' class=n' if at in numbers else ''}>{name}</th>" for at, name in enumerate(HEAD))
+    rows = "\n".join(_row(group.label, run) for group in groups for run in group.runs)
+    return f'<div class="wide"><table>\n<tr>{head}\n{rows}\n</table></div>'
+
+
+def page(title: str, remarks: Sequence[str], body: str) -> str:
+    """The whole document. remarks: lines above everything."""
+    notes = "".join(f"<li>{html.escape(line)}</li>" for line in remarks)
+    notes = f"<ul>{notes}</ul>" if notes else ""
+    name = html.escape(title)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        # Nothing is loaded, whatever a name of a run says.
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+        "style-src 'unsafe-inline'\">\n"
+        f"<style>{STYLE}</style></head>\n<body>\n<h1>{name}</h1>\n{notes}\n{body}</body></html>\n"
+    )
+
+
+def suffix_of(out: str) -> str:
+    """Of the file to write, in lower case."""
+    return Path(out).suffix.lower()

@@ -1,0 +1,102 @@
+"""Pictures of runs: one as PNG or SVG, or all of them in one HTML file.
+
+python pipeline/visualize.py runs=runs/cifar100 out=report.html
+    a run folder or a folder of runs (a sweep); the file holds its images and needs no network
+python pipeline/visualize.py runs=runs/a,runs/b out=curves.svg what=curves
+
+Pictures but curves and speed run the networks on test images. Needs the extra [plot].
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pipeline import entry
+from pipeline.config import compose, describe
+from pipeline.contracts import InputError
+from pipeline.engine import parallel
+from pipeline.engine.files import write_atomically
+from pipeline.pictures import PICTURES, Nothing, page
+from pipeline.pictures.keys import VisualizeConfig
+from pipeline.pictures.material import Material
+from pipeline.pictures.records import read_runs, remarks
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    config = compose(VisualizeConfig, argv, aliases={"data.root": "root"}, names={})
+    names = _chosen(config)
+    out = _checked(config, names)
+    runs = read_runs(config.runs)
+    lines = remarks(runs)
+    for line in lines:
+        say(line)
+    with parallel.start(config.runtime) as world:
+        if world.ranks > 1:
+            raise InputError("pictures are drawn by one process: start it without torchrun")
+        settings = {"images": config.images, "points": config.points, "root": config.root, "workers": config.workers}
+        material = Material(runs, world, note=say, **settings)  # type: ignore[arg-type]
+        if page.suffix_of(config.out) in page.PAGES:
+            content = _report(config.title, names, material, lines).encode()
+        else:
+            content = _single(names[0], material, page.suffix_of(config.out))
+    try:
+        write_atomically(out, content)
+    except OSError as error:
+        raise InputError(f"out={config.out}: {error.strerror}") from None
+    print(f"wrote {config.out}: {', '.join(names)} of {len(runs)} run(s)")
+
+
+def say(line: str) -> None:
+    """Standard output is left to the result."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _chosen(config: VisualizeConfig) -> list[str]:
+    """Pictures asked for, in the report's order."""
+    names = {PICTURES.canonical(name) for name in config.what or PICTURES.names()}
+    return sorted(names, key=lambda name: PICTURES.get(name).order)
+
+
+def _checked(config: VisualizeConfig, names: list[str]) -> Path:
+    out, suffix = Path(config.out).expanduser(), page.suffix_of(config.out)
+    if suffix not in page.IMAGES + page.PAGES:
+        raise InputError(f"out={config.out}: the suffix must be one of {', '.join(page.PAGES + page.IMAGES)}")
+    if suffix in page.IMAGES and len(names) != 1:
+        raise InputError(f"out={config.out} holds one picture: what= one of {', '.join(names)} (a report: .html)")
+    if not out.parent.is_dir() or out.is_dir():
+        raise InputError(f"out={config.out}: {'is a folder' if out.is_dir() else 'no such folder'}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("pictures need matplotlib: pip install 'stillhouse[plot]'")
+    return out
+
+
+def _single(name: str, material: Material, suffix: str) -> bytes:
+    try:
+        return page.saved(PICTURES.get(name).draw(material), suffix)
+    except Nothing as reason:
+        raise InputError(f"what={name}: {reason}") from None
+
+
+def _report(title: str, names: list[str], material: Material, lines: list[str]) -> str:
+    body = page.section("Runs", "Accuracies on the test set; best is the best epoch's.", page.table(material.groups))
+    for name in names:
+        kind = PICTURES.get(name)
+        try:
+            content = page.picture(page.saved(kind.draw(material), ".png"), kind.title)
+        except Nothing as reason:
+            content = page.absent(str(reason))
+        body += page.section(kind.title, kind.about, content)
+    return page.page(title, lines, body)
+
+
+def help_text() -> str:
+    """What --help prints."""
+    return describe(__doc__ or "", VisualizeConfig, "\nPictures: " + ", ".join(PICTURES.names()))
+
+
+if __name__ == "__main__":
+    entry.run(main, help_text, {})
