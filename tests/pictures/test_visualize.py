@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cli import call
-from run_folders import write
+from picture_runs import write
 
 from pipeline import visualize
 from pipeline.pictures import PICTURES
