@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import InputError
-from pipeline.engine.files import sync_folder, write_atomically, write_text
+from pipeline.files import sync_folder, write_atomically, write_text
 from pipeline.teachers.cache_format import MANIFEST, Layout, Manifest, differences, file_name
 
 Rows = dict[tuple[str, str], Tensor]  # float32 [M, width] by (stream, "logits" or "pooled")

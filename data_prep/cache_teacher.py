@@ -33,9 +33,9 @@ from pipeline.contracts import Batch, InputError, Loader, Signal, Stream, Teache
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import parallel
-from pipeline.engine.files import write_text
 from pipeline.engine.parallel import World
 from pipeline.engine.reporter import clock_text
+from pipeline.files import write_text
 from pipeline.loaders.plan import STEP_KINDS
 from pipeline.methods import build_distiller, declared_by, make_setting
 from pipeline.teacher_sources import Ask, build_live

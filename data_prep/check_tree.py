@@ -18,7 +18,7 @@ from pipeline.datasets import DATASETS, FileSet
 from pipeline.datasets.decode import decode_rgb
 from pipeline.datasets.encoded import is_ordinary
 from pipeline.datasets.image_set import SPLITS
-from pipeline.engine.files import write_json
+from pipeline.files import write_json
 
 REPORT = "report.json"
 DIGEST_BYTES = 16

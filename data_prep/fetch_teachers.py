@@ -29,7 +29,7 @@ from pipeline.config import compose, describe
 from pipeline.contracts import InputError
 from pipeline.datasets.archives import extract, scratch_beside
 from pipeline.datasets.downloads import Told, fetch
-from pipeline.engine.files import write_json
+from pipeline.files import write_json
 from pipeline.nearest import hint, nearest
 
 SUMS = "checksums.json"

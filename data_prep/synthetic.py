@@ -25,7 +25,7 @@ from pipeline.config import compose, describe
 from pipeline.contracts import InputError
 from pipeline.datasets.synthetic import FILE, to_arrays
 from pipeline.datasets.synthetic_jpegs import MOST_CLASSES, write_jpeg_tree
-from pipeline.engine.files import write_atomically
+from pipeline.files import write_atomically
 
 
 def write(out: Path) -> Path:

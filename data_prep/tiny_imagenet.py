@@ -17,7 +17,7 @@ if __name__ == "__main__":  # run by path, uninstalled
 from pydantic import BaseModel, ConfigDict, Field
 
 from data_prep.check_tree import bars, check_tree
-from data_prep.unpack_tree import Unit, unpack_split
+from data_prep.unpack_tree import Unit, may_go_on, unpack_split
 from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.contracts import InputError
@@ -68,10 +68,8 @@ def help_text() -> str:
 def main(argv: list[str]) -> None:
     """The command line."""
     config = compose(TinyConfig, argv, aliases={}, names={})
-    try:
+    with may_go_on(config.out):
         print(prepare(config))
-    except OSError as error:
-        raise InputError(f"{error.filename or config.out}: {error.strerror}; call again to go on") from None
 
 
 if __name__ == "__main__":

@@ -178,3 +178,12 @@ def files_below(folder: Path) -> Iterator[Iterator[Member]]:
 
 def _opener(path: Path) -> Callable[[], IO[bytes]]:
     return lambda: path.open("rb")
+
+
+@contextlib.contextmanager
+def may_go_on(out: str) -> Iterator[None]:
+    """What the machine refuses (a full disk, no permission) as InputError: the work is gone on with next time."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{error.filename or out}: {error.strerror}; call again to go on") from None

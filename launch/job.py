@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from launch.entries import ENTRIES
 from pipeline import entry as endings
-from pipeline.engine.files import write_json
 from pipeline.engine.interrupts import EXIT_CODE, Interrupted
+from pipeline.files import write_json
 
 LOCAL_AGAIN = 144  # submitit's local controller starts the tasks again
 PORTS = (10_000, 20_000)  # first, count: below those that systems give to clients

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 from pipeline.contracts import InputError
-from pipeline.engine.files import write_json
+from pipeline.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("pipeline", "launch", "data_prep", "configs", "setup.cfg")

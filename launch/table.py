@@ -21,7 +21,7 @@ from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.config.schema import Section, Text, key
 from pipeline.contracts import InputError
-from pipeline.engine.files import write_text
+from pipeline.files import write_text
 
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
 MARK = (

@@ -25,7 +25,7 @@ from pipeline.contracts import InputError
 from pipeline.deployment.card import card_text, sha256_of, summary_text
 from pipeline.deployment.formats import FORMATS, SUFFIX
 from pipeline.deployment.inference import Inference, count_flops, count_parameters
-from pipeline.engine.files import write_text
+from pipeline.files import write_text
 from pipeline.methods import predictor_of
 from pipeline.models.blocks import deploy
 from pipeline.run_keys import read_record, words_of_run

@@ -20,7 +20,6 @@ from pipeline.assemble import ALIASES, NAMES, build, default_name
 from pipeline.config import TrainConfig, compose, describe
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import interrupts, parallel
-from pipeline.engine.files import write_json
 from pipeline.engine.latch import NonFiniteLoss
 from pipeline.engine.loop import CheckpointNotWritten, Parts, Trainer
 from pipeline.engine.parallel import World
@@ -28,6 +27,7 @@ from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import RunDir
 from pipeline.engine.stages import run_first_stage
 from pipeline.engine.summary import seeds_text
+from pipeline.files import write_json
 from pipeline.models import MODELS
 
 FAILURES: dict[type[Exception], int] = {

@@ -18,7 +18,7 @@ from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.contracts import InputError
 from pipeline.engine import parallel
-from pipeline.engine.files import write_atomically
+from pipeline.files import write_atomically
 from pipeline.pictures import PICTURES, Nothing, page
 from pipeline.pictures.keys import VisualizeConfig
 from pipeline.pictures.material import Material

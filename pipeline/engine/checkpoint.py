@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from pipeline.engine.files import sync_folder, write_atomically
+from pipeline.files import sync_folder, write_atomically
 
 PREFIX = b"sha256:"
 COMMENT_SIZE = len(PREFIX) + 64

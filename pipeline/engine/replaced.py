@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import Loader
-from pipeline.engine.files import write_text
 from pipeline.engine.parallel import World
 from pipeline.engine.reporter import Reporter
+from pipeline.files import write_text
 
 NAME = "replaced.jsonl"
 Row = Mapping[str, Any]

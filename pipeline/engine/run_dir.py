@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from pipeline.config import TrainConfig, flatten, read_yaml
 from pipeline.contracts import InputError
 from pipeline.engine.checkpoint import Checkpoints
-from pipeline.engine.files import write_atomically, write_json, write_text
+from pipeline.files import write_atomically, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "ffcv", "apex")
 Record = dict[str, Any]

@@ -19,9 +19,10 @@ from PIL import Image
 from pipeline import views
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
+from pipeline.files import whole_or_absent
 from pipeline.loaders.beton import ffcv_module
 from pipeline.loaders.beton.file import FIELDS, JPEG, RAW, tables_digest
-from pipeline.loaders.beton.manifest import FORMAT, Manifest, manifest_path, whole_or_absent, write_manifest
+from pipeline.loaders.beton.manifest import FORMAT, Manifest, manifest_path, write_manifest
 
 KEEP = "keep"
 KEPT_QUALITY = 90  # of images whose own bytes cannot be kept

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts import InputError
-from pipeline.engine.files import write_json
 from pipeline.engine.run_dir import environment
+from pipeline.files import write_json
 from pipeline.measure.decode import MEANINGS
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.measure.rounds import SPEED

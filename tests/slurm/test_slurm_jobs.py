@@ -11,9 +11,8 @@ from pathlib import Path
 
 import mini_cifar
 import pytest
-import torch
 from slurm_daemons import PATH, Slurm, command, start_now, until
-from test_resume import final_state, records, words
+from test_resume import assert_same_run, words
 
 from launch import snapshot
 from launch.cluster import ClusterConfig
@@ -59,17 +58,6 @@ def restarts(job: Submitted) -> int:
     return seen.restarts
 
 
-def assert_same_numbers(one: Path, other: Path) -> None:
-    """Weights, BN statistics, momentum and records. torch seeds its own generator at random in each process: the
-    state of that one, which nothing here draws from, is left out."""
-    a, b = ({k: v for k, v in final_state(run).items() if not k.endswith(".rng")} for run in (one, other))
-    assert a.keys() == b.keys() and len(a) > 100
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
-    assert (one / "student.safetensors").read_bytes() == (other / "student.safetensors").read_bytes()
-    left, right = ([{k: r[k] for k in r if k.startswith(("top", "loss"))} for r in records(x)] for x in (one, other))
-    assert left == right and len(left) == 6
-
-
 def test_two_ranks_preempted_equal_an_undisturbed_run(slurm: Slurm, data: Path, tmp_path: Path) -> None:
     """Two tasks lose their cores to a more important job, go on, and end as two processes of cluster=local do."""
     line = words(data, tmp_path, "broken", "optim.epochs=6")
@@ -85,7 +73,7 @@ def test_two_ranks_preempted_equal_an_undisturbed_run(slurm: Slurm, data: Path, 
     local = ClusterConfig(name="local", tasks_per_node=2)
     [calm] = submit_runs(local, [words(data, tmp_path, "calm", "optim.epochs=6")], tmp_path / "calm_job")
     assert calm.wait() == "done", calm.reason() + calm.tail()
-    assert_same_numbers(tmp_path / "calm", tmp_path / "broken")
+    assert_same_run(tmp_path / "calm", tmp_path / "broken")
 
 
 def test_the_time_limit_requeues_only_the_task_concerned(slurm: Slurm, data: Path, tmp_path: Path) -> None:

@@ -1,14 +1,11 @@
 """The file beside a .beton: what was written, from what, and how to see that it is still whole."""
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import BinaryIO
 
 from pipeline.contracts import InputError
+from pipeline.files import whole_or_absent
 
 FORMAT = "stillhouse beton 1"
 
@@ -58,24 +55,3 @@ def write_manifest(path: Path, manifest: Manifest) -> None:
     """Atomically, beside the .beton at `path`. Raises OSError."""
     with whole_or_absent(manifest_path(path)) as handle:
         handle.write((json.dumps(asdict(manifest), indent=2) + "\n").encode())
-
-
-@contextlib.contextmanager
-def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
-    """A file under a temporary name, which is flushed to the disk and renamed to `path` when all went well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w+b") as handle:
-            yield handle
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename survives a power cut
-    finally:
-        os.close(folder)

@@ -3,19 +3,21 @@
 import contextlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """`content` in a temporary file beside `path`, flushed to the disk and renamed into place.
+@contextlib.contextmanager
+def whole_or_absent(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path` under a temporary name, flushed to the disk and renamed to `path` when all went well.
 
     On any error the temporary file is removed and whatever stood at `path` stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as handle:
-            handle.write(content)
+        with temporary.open("w+b") as handle:
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
@@ -24,6 +26,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """`content` at `path`, or nothing; see whole_or_absent."""
+    with whole_or_absent(path) as handle:
+        handle.write(content)
 
 
 def sync_folder(folder: Path) -> None:
