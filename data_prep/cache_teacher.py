@@ -28,7 +28,7 @@ from pipeline import entry
 from pipeline.assemble import ALIASES, NAMES, build_student, image_set, loader_maker, make_plan, split_off
 from pipeline.cache_identity import identity_of
 from pipeline.config import TrainConfig, compose, describe
-from pipeline.config.schema import Section, key
+from pipeline.config.base import Section, key
 from pipeline.contracts import Batch, InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline import entry
 from pipeline.assemble import NAMES, image_set
 from pipeline.config import DataConfig, compose, describe
-from pipeline.config.schema import Section, Seed, key
+from pipeline.config.base import Section, Seed, key
 from pipeline.engine.parallel import World
 from pipeline.loaders.beton_writer import write_beton
 

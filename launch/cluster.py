@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from pipeline.config import ConfigError, layer_file
+from pipeline.config.base import Section, Text, key
 from pipeline.config.keys import merge
-from pipeline.config.schema import Section, Text, key
 from pipeline.contracts import InputError
 
 STARTUP_S = 60  # Python, torch and the data set are there before a signal may come; Slurm sends it up to 60 s early

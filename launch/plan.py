@@ -18,7 +18,7 @@ from rich.table import Table
 
 from pipeline import entry
 from pipeline.config import compose, describe
-from pipeline.config.schema import Section, key
+from pipeline.config.base import Section, key
 
 MEGA, GIGA, BITS = 1e6, 1e9, 8
 

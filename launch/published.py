@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config import ConfigError, parts_of, read_yaml, validate
+from pipeline.config.base import Section
 from pipeline.config.layers import CONFIGS, find_pair
-from pipeline.config.schema import Section
 from pipeline.contracts import InputError
 from pipeline.nearest import hint
 

@@ -22,7 +22,7 @@ from launch.table_formats import markdown, spread_text
 from launch.table_rows import composed, recipe_words
 from pipeline import entry
 from pipeline.config import compose, describe
-from pipeline.config.schema import Section, Seed, Text, key
+from pipeline.config.base import Section, Seed, Text, key
 from pipeline.contracts import InputError
 
 TRAIN = Path(__file__).resolve().parents[1] / "pipeline" / "train.py"

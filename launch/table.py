@@ -19,7 +19,7 @@ from launch.table_rows import gaps, make_rows, source_text
 from launch.table_runs import find_folders, group, read_run
 from pipeline import entry
 from pipeline.config import compose, describe
-from pipeline.config.schema import Section, Text, key
+from pipeline.config.base import Section, Text, key
 from pipeline.contracts import InputError
 from pipeline.files import write_text
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from launch.published import pair_networks
 from pipeline.config import ConfigError, TrainConfig, flatten, read_yaml, validate
-from pipeline.config.schema import Section
+from pipeline.config.base import Section
 from pipeline.contracts import InputError
 from pipeline.engine.run_dir import RunDir
 

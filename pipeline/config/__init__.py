@@ -1,19 +1,18 @@
 """Typed run configuration: composition of layers, strict validation, help, fingerprint."""
 
 from pipeline.config.compose import compose, validate, validate_arguments
+from pipeline.config.data_keys import DataConfig
 from pipeline.config.help import describe
 from pipeline.config.keys import ConfigError, HelpRequested, flatten
 from pipeline.config.layers import layer_file, parts_of, read_yaml
+from pipeline.config.network_keys import StudentConfig, TeacherConfig
 from pipeline.config.schema import (
-    DataConfig,
     EvaluateConfig,
     ExportConfig,
     LogConfig,
     OptimConfig,
     OutputConfig,
     RuntimeConfig,
-    StudentConfig,
-    TeacherConfig,
     TrainConfig,
 )
 

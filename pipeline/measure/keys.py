@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator
 
 from pipeline.config import ConfigError, TrainConfig, layer_file
-from pipeline.config.schema import Text, key
+from pipeline.config.base import Text, key
 from pipeline.datasets import DATASETS
 from pipeline.registry import UnknownName
 

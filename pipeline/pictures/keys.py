@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from pipeline.config import RuntimeConfig
-from pipeline.config.schema import Section, Text, key
+from pipeline.config.base import Section, Text, key
 
 
 def _words(value: Any) -> Any:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.schema import EvaluateConfig, ExportConfig, Section, TrainConfig
+from pipeline.config.base import Section
+from pipeline.config.schema import EvaluateConfig, ExportConfig, TrainConfig
 from pipeline.contracts import Signal
 from pipeline.distillers import DISTILLERS
 
