@@ -1,6 +1,7 @@
 """What a loader hands on: one rank's part of a global batch and the further views in it. See pipeline/contracts.py."""
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -59,6 +60,26 @@ class Batch:
     def showing(self, name: str) -> "Batch":
         """The same samples in the further view `name`, without streams of their own."""
         return replace(self, image_BCHW=self.streams[name], stream=name, streams={}, mixes={})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors on the device, by name."""
+        found = {"image": self.image_BCHW, "label": self.label_B, "index": self.index_B}
+        found |= {f"stream {name}": image_BCHW for name, image_BCHW in self.streams.items()}
+        for name, mix in self.mixes.items():
+            found |= {f"mix {name} {part}": tensor for part, tensor in mix._asdict().items()}
+        return found
+
+    def of(self, tensors: Mapping[str, Tensor]) -> "Batch":
+        """This batch out of other `tensors`, named as those of `tensors()`; without indices in the host's memory."""
+        return replace(
+            self,
+            image_BCHW=tensors["image"],
+            label_B=tensors["label"],
+            index_B=tensors["index"],
+            streams={name: tensors[f"stream {name}"] for name in self.streams},
+            mixes={name: Mix(*(tensors[f"mix {name} {part}"] for part in Mix._fields)) for name in self.mixes},
+            host_index_B=None,
+        )
 
     def split(self, parts: int) -> list["Batch"]:
         """`parts` consecutive slices (fewer when the batch has fewer rows) whose shares add up to this batch's."""

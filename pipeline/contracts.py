@@ -100,11 +100,12 @@ class Loader(Protocol):
 class TeacherSource(Protocol):
     """Where the teacher's outputs come from: a live network, or records written ahead of time.
 
-    views: number of different views that it knows, None = all.
+    views: number of different views that it knows, None = all. recorded: its outputs are looked up, not computed.
     """
 
     provides: Signal
     views: int | None
+    recorded: bool
 
     @property
     def network(self) -> Any:
@@ -174,6 +175,7 @@ class Distiller(nn.Module):
     networks are brought to (models/cam.py). modifier: in a combination it changes others and adds no terms.
     fixed_size: it takes maps of the sizes it was built for only; images that grow (data.min_image_size) are refused.
     chooses_images: its extra batches show images that it picks by the teacher's output (batch.stream None).
+    capturable: no value on the device decides what its step does, or what shape a tensor has (runtime.compile=graph).
     """
 
     Config: ClassVar[type]
@@ -192,6 +194,7 @@ class Distiller(nn.Module):
     chooses_images: ClassVar[bool] = False
     stands_alone: ClassVar[bool] = True
     fixed_size: bool = False
+    capturable: bool = True
 
     def __init__(self, config: Any, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__()

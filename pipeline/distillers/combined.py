@@ -28,6 +28,7 @@ class Combined(Distiller):
         self.teacher_pass = any(m.teacher_pass for m in self.methods)
         self.relates_samples = any(m.relates_samples for m in self.methods)
         self.fixed_size = any(m.fixed_size for m in self.methods)
+        self.capturable = all(m.capturable for m in self.methods)
         staged = [m for m in self.methods if m.first_stage is not None]
         if len(staged) > 1:
             raise InputError(f"{' and '.join(parts)}: two of them want a first stage of their own")

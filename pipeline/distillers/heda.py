@@ -55,6 +55,7 @@ class HEDA(Distiller):
     needs = Signal.LOGITS
     teacher_pass = True
     chooses_images = True
+    capturable = False  # as many images as have an outlying energy
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__(config, setting, variant)

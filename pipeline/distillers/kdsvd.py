@@ -60,6 +60,7 @@ class KDSVD(Distiller):
         "paper": "as matched",
     }
     needs = Signal.LOGITS | Signal.FEATURES
+    capturable = False  # CUDA's SVD asks on the host whether it has converged
     student_features = True
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:

@@ -16,7 +16,7 @@ from pipeline.engine.evaluate import Score, evaluate, inference_state
 from pipeline.engine.interrupts import Interrupted, Interrupts
 from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Clock, Meters
-from pipeline.engine.parallel import World
+from pipeline.engine.parallel import World, recorder_for
 from pipeline.engine.replaced import ReplacedImages
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import Record, RunDir
@@ -26,6 +26,7 @@ from pipeline.engine.state import State, capture, restore
 from pipeline.engine.summary import best_record, finish_text, summarise
 from pipeline.engine.teacher_pass import teach
 from pipeline.engine.trackers import Tracker, open_trackers
+from pipeline.engine.whole_step import WholeStep
 
 PREDICTOR = "predictor."
 
@@ -66,6 +67,9 @@ class Trainer:
         self.module, self.updater = self.runner.module, self.runner.updater
         self.meters = Meters(world.device)
         self.latch = Latch(world.device, config.data.batch_size)
+        self.take_step = WholeStep(
+            self.runner, self.meters, self.latch, reporter.note, recorder_for(config.runtime, world)
+        )
         self.clock = Clock()
         self.replaced = ReplacedImages((parts.train, *parts.evaluations.values()), world, run.folder, reporter)
         self.steps_per_epoch = len(parts.train)
@@ -123,20 +127,18 @@ class Trainer:
         self.clock.start_epoch()
         for batch in self.parts.train:
             self.clock.data_arrived()
-            self._train_step(batch)
+            if self._train_step(batch):
+                self.clock.leave_out()
             self.done += 1
             self._after_step(interrupts)
             if self.done >= stop:
                 break
         self.reporter.end_epoch()
 
-    def _train_step(self, batch: Batch) -> None:
-        self.updater.set_lr(learning_rate(self.config.optim, self.done, self.steps_per_epoch))
-        self.runner.progress.fill_(self.done / self.steps_per_epoch)
-        outputs, merged, bad = self.runner.run(batch, self._rows_of(self.done % self.steps_per_epoch))
-        for output, part in outputs:
-            self.meters.add(output, part)
-        self.latch.observe(self.done, bad, merged, batch)
+    def _train_step(self, batch: Batch) -> bool:
+        rate = learning_rate(self.config.optim, self.done, self.steps_per_epoch)
+        rows = self._rows_of(self.done % self.steps_per_epoch)
+        return self.take_step(batch, rows, number=self.done, steps_per_epoch=self.steps_per_epoch, rate=rate)
 
     def _rows_of(self, step: int) -> int:
         """Images of global batch `step` of an epoch."""

@@ -70,6 +70,7 @@ class Clock:
         self.images, self.seconds = images, seconds
         self.steps = 0
         self.waited = 0.0
+        self._left_out = False
         self._epoch = (images, seconds, 0.0)
         self._last = time.perf_counter()
 
@@ -87,13 +88,18 @@ class Clock:
         if self.steps >= self.WARM_UP:
             self.waited += time.perf_counter() - self._last
 
+    def leave_out(self) -> None:
+        """The present step does not count: something was compiled in it."""
+        self._left_out = True
+
     def step_done(self, images: int) -> None:
         """One global batch of `images` is through."""
         now = time.perf_counter()
-        if self.steps >= self.WARM_UP:
+        if self.steps >= self.WARM_UP and not self._left_out:
             self.images += images
             self.seconds += now - self._last
         self.steps += 1
+        self._left_out = False
         self._last = now
 
     @property

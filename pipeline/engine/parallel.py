@@ -11,17 +11,19 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import InputError
+from pipeline.engine.recorders import CudaRecorder, Recorder, Tracer
 from pipeline.engine.sync_bn import with_global_statistics
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-COMPILE_MODES = {"default": "default", "max": "max-autotune-no-cudagraphs"}  # cudagraphs under DDP: pytorch 140395
+# cudagraphs under DDP: pytorch 140395. In mode "graph" it is the whole step that is recorded, not modules.
+COMPILE_MODES = {"default": "default", "max": "max-autotune-no-cudagraphs"}
 
 SHAPES = 64  # of batches in one run, at most
 
@@ -150,10 +152,28 @@ def compile_in_place(network: nn.Module, runtime: RuntimeConfig) -> None:
     network.compile(mode=COMPILE_MODES[runtime.compile], dynamic=False)
 
 
+def compile_graph(graph: fx.GraphModule) -> Callable[..., Any]:
+    """A recorded step as compiled code. Random numbers stay those of the uncompiled operations."""
+    torch._inductor.config.fallback_random = True
+    return torch.compile(graph, mode=COMPILE_MODES["default"], dynamic=False)
+
+
+def recorder_for(runtime: RuntimeConfig, world: World) -> Recorder | None:
+    """What makes graphs of steps under runtime.compile=graph: CUDA's capture, or on a CPU a trace that is compiled.
+
+    None where steps run plainly: in other modes, and on several ranks without CUDA, whose messages no trace sees.
+    """
+    if runtime.compile != "graph":
+        return None
+    if world.device.type == "cuda":
+        return CudaRecorder(world.device, world.ranks)
+    return Tracer(compile_graph) if world.ranks == 1 else None
+
+
 def prepare_frozen(network: M, runtime: RuntimeConfig, device: torch.device) -> M:
     """A network that is only evaluated: placed, and compiled where asked."""
     network = place(network, runtime, device).eval()
-    if runtime.compile != "off":
+    if runtime.compile in COMPILE_MODES:
         compile_in_place(network, runtime)
     return network
 
@@ -179,7 +199,7 @@ def prepare_student(student: nn.Module, runtime: RuntimeConfig, world: World) ->
 
 def wrap_step(step: nn.Module, runtime: RuntimeConfig, world: World) -> nn.Module:
     """The step compiled where asked, then under DDP on several ranks (`DDP(compiled)`: bucket hooks stay outside)."""
-    if runtime.compile != "off":
+    if runtime.compile in COMPILE_MODES:
         compile_in_place(step, runtime)
     if world.ranks == 1:
         return step

@@ -1,5 +1,6 @@
 """One optimiser step: teacher, further views, student, losses, gradients over the ranks, update."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.config import TrainConfig
-from pipeline.contracts import Batch, Distiller, Mix
+from pipeline.contracts import Batch, Distiller, Mix, ModelOutput
 from pipeline.engine.gather import GlobalRows
 from pipeline.engine.optimizers import build_optimizer
 from pipeline.engine.parallel import World, settle_buckets, unreduced, wrap_step
@@ -34,10 +35,12 @@ class StepRunner:
             config.optim,
             fp16=config.runtime.amp == "fp16",
             predictor=parts.distiller.predictor(),
+            rate_on_device=config.runtime.compile == "graph",
         )
         # Two gradients of one forward: DDP would reduce the first one only, so these are reduced by hand.
         self.step = self.module if self.updater.by_kind else wrap_step(self.module, config.runtime, world)
         self.progress = torch.zeros((), device=world.device)
+        self.answers: Mapping[str, ModelOutput] = {}
 
     def train_mode(self) -> None:
         """Training mode, but for what the parts ask to be left in eval mode."""
@@ -47,9 +50,22 @@ class StepRunner:
 
     def see(self, batch: Batch) -> list[Seen]:
         """The batch and those that the method asks for, with the teacher's outputs."""
-        teacher = self.parts.teacher(batch)
+        teacher = self._ask(batch)
         further = self.parts.distiller.extra_batches(batch, teacher)
-        return [Seen.of(batch, teacher), *(Seen.of(other, self.parts.teacher(other)) for other in further)]
+        return [Seen.of(batch, teacher), *(Seen.of(other, self._ask(other)) for other in further)]
+
+    def _ask(self, batch: Batch) -> ModelOutput | None:
+        known = None if batch.stream is None else self.answers.get(batch.stream)
+        return self.parts.teacher(batch) if known is None else known
+
+    def looked_up(self, batch: Batch) -> dict[str, ModelOutput]:
+        """What a recorded teacher says of `batch`, by stream: a look-up on the host, which no graph can hold."""
+        if not self.parts.teacher.recorded:
+            return {}
+        distiller = self.parts.distiller
+        shown = {str(batch.stream): batch} | {name: batch.showing(name) for name in distiller.shown_streams}
+        wanted = {str(distiller.main_batch(batch).stream), *distiller.shown_streams}
+        return {name: self.parts.teacher(shown[name]) for name in sorted(wanted)}
 
     def run(self, batch: Batch, rows: int) -> tuple[list[tuple[StepOutput, Batch]], StepOutput, Tensor]:
         """(output of each slice with its batch, all of them as one, 0-d bool: the update was skipped).

@@ -31,6 +31,7 @@ class Updater:
         *,
         fp16: bool,
         predictor: nn.Module | None = None,
+        rate_on_device: bool = False,
     ) -> None:
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = optimizer
@@ -43,11 +44,18 @@ class Updater:
         if self.by_kind and (fp16 or optim.clip_norm):
             raise InputError("this update rule keeps two gradients apart: use runtime.amp=off or bf16, clip_norm=0")
         self.skips_on_device = bool(getattr(optimizer, "_step_supports_amp_scaling", False))
+        # A graph would keep a rate that is a Python number. CUDA's fused kernels read float32 rates only.
+        self.rate: Tensor | None = None
+        if rate_on_device:
+            kind = torch.float64 if device.type == "cpu" else torch.float32
+            self.rate = torch.zeros((), dtype=kind, device=device)
 
     def set_lr(self, lr: float) -> None:
         """The rate of the next update, for all parameters."""
+        if self.rate is not None:
+            self.rate.fill_(lr)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr if self.rate is None else self.rate
 
     @property
     def by_kind(self) -> bool:
@@ -118,8 +126,10 @@ class Updater:
 
     def state_dict(self) -> dict[str, object]:
         """Optimiser, scaler and averaged weights."""
+        optimizer = self.optimizer.state_dict()
+        groups = [group | {"lr": float(group["lr"])} for group in optimizer["param_groups"]]
         return {
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer | {"param_groups": groups},
             "scaler": self.scaler.state_dict(),
             "ema": self.ema.state_dict() if self.ema is not None else {},
             "predictor_ema": self.predictor_ema.state_dict() if self.predictor_ema is not None else {},

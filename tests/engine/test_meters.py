@@ -70,7 +70,8 @@ def test_latch_keeps_the_first_bad_step() -> None:
     latch = Latch(CPU, 8)
     for step in range(6):
         bad = torch.tensor(step in (3, 4))
-        latch.observe(step, bad, output_of(4, step), batch_of(4, 10 * step))
+        latch.now.fill_(step)
+        latch.observe(bad, output_of(4, step), batch_of(4, 10 * step))
     with pytest.raises(NonFiniteLoss) as caught:
         latch.check(ALONE)
     text = str(caught.value)
@@ -80,5 +81,5 @@ def test_latch_keeps_the_first_bad_step() -> None:
 
 def test_latch_is_silent_while_all_is_well() -> None:
     latch = Latch(CPU, 8)
-    latch.observe(0, torch.tensor(False), output_of(4, 0), batch_of(4))
+    latch.observe(torch.tensor(False), output_of(4, 0), batch_of(4))
     latch.check(ALONE)

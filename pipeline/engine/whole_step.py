@@ -1,0 +1,97 @@
+"""One optimiser step with all that is kept of it: networks, losses, update, averages, meters, latch.
+
+It is one graph where that is asked for and possible (runtime.compile=graph).
+
+Outside stay what comes from the host: learning rate, progress and step number (tensors that are filled), the batch, and
+what a recorded teacher says of it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from pipeline.contracts import Batch, ModelOutput
+from pipeline.engine.latch import Latch
+from pipeline.engine.metrics import Meters
+from pipeline.engine.recorded import Recorded
+from pipeline.engine.recorders import Recorder
+from pipeline.engine.runner import StepRunner
+
+ANSWER = "answer"
+PARTS = ("logits_BK", "pooled_BD")
+
+
+class WholeStep:
+    """Takes steps with `runner`; recorder: what makes graphs, None = plain steps.
+
+    A method that is not capturable, an update rule that reads the host, or a recorded teacher with slices of batches
+    (optim.accumulate) makes the steps plain ones; `note` is told so.
+    """
+
+    def __init__(
+        self,
+        runner: StepRunner,
+        meters: Meters,
+        latch: Latch,
+        note: Callable[[str], Any],
+        recorder: Recorder | None,
+    ) -> None:
+        self.runner, self.meters, self.latch, self.note = runner, meters, latch, note
+        reason = self._why_plain(recorder) if runner.config.runtime.compile == "graph" else None
+        if reason:
+            self._fall_back(reason)
+        self.recorded = Recorded(self._on, None if reason else recorder, self._fall_back)
+        self._batch: Batch | None = None
+        self._rows = 0
+
+    def _fall_back(self, reason: str) -> None:
+        self.note(f"runtime.compile=graph: {reason}; steps run plainly")
+
+    def _why_plain(self, recorder: Recorder | None) -> str | None:
+        """Why there can be no graph, None where there can."""
+        runner = self.runner
+        if recorder is None:
+            return "several ranks on CPUs exchange gradients outside any graph"
+        if not runner.parts.distiller.capturable:
+            return f"method {runner.config.method} reads values on the host"
+        if not (runner.updater.skips_on_device or runner.updater.scaler.is_enabled()):
+            return f"optim.name={runner.config.optim.name} reads on the host whether to skip a step"
+        if runner.parts.teacher.recorded and runner.config.optim.accumulate > 1:
+            return "a recorded teacher is looked up for whole batches, not for the slices of optim.accumulate"
+        return None
+
+    def __call__(self, batch: Batch, rows: int, *, number: int, steps_per_epoch: int, rate: float) -> bool:
+        """Step `number` of the run, on this rank's part of a global batch of `rows`. True: it made a graph."""
+        self.runner.updater.set_lr(rate)
+        self.runner.progress.fill_(number / steps_per_epoch)
+        self.latch.now.fill_(number)
+        if self.recorded.recorder is None:
+            self._take(batch, rows, {})
+            return False
+        self._batch, self._rows = batch, rows
+        answers = {
+            f"{ANSWER} {stream} {part}": getattr(output, part)
+            for stream, output in self.runner.looked_up(batch).items()
+            for part in PARTS
+        }
+        return self.recorded(batch.tensors() | answers, (rows, batch.share, batch.stream))
+
+    def _on(self, tensors: Mapping[str, Tensor]) -> None:
+        """The step on `tensors` in place of the batch's own."""
+        assert self._batch is not None
+        streams = dict.fromkeys(name.split(" ")[1] for name in tensors if name.startswith(ANSWER))
+        answers = {s: self._answer(tensors, s) for s in streams}
+        self._take(self._batch.of(tensors), self._rows, answers)
+
+    @staticmethod
+    def _answer(tensors: Mapping[str, Tensor], stream: str) -> ModelOutput:
+        logits_BK, pooled_BD = (tensors[f"{ANSWER} {stream} {part}"] for part in PARTS)
+        return ModelOutput(logits_BK, pooled_BD)
+
+    def _take(self, batch: Batch, rows: int, answers: Mapping[str, ModelOutput]) -> None:
+        self.runner.answers = answers
+        outputs, merged, bad = self.runner.run(batch, rows)
+        for output, part in outputs:
+            self.meters.add(output, part)
+        self.latch.observe(bad, merged, batch)

@@ -1,0 +1,130 @@
+"""runtime.compile=graph: a recorded step against the plain one; what cannot be recorded says so."""
+
+from pathlib import Path
+
+import mini_cifar
+import pytest
+import torch
+from recorded_steps import Side, from_the_same_state, trajectories, words_for
+
+from pipeline import train
+from pipeline.distillers import DISTILLERS
+from pipeline.engine import parallel, recorders
+from pipeline.engine.recorders import NotCapturable, Tracer
+
+# What CUDA's kernels of it ask on the host; the tracer finds shapes that depend on data by itself.
+ASKS_ON_CUDA = {"aten._linalg_svd.default", "aten._linalg_eigh.default", "aten.multinomial.default"}
+METHODS = [name for name in DISTILLERS.names() if not DISTILLERS.get(name).modifier] + ["kd+dot", "dkd+crd"]
+QUICK = ["kd", "crd", "kd+dot"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return mini_cifar.write(tmp_path_factory.mktemp("data"), train=14)
+
+
+def capturable(method: str) -> bool:
+    return all(DISTILLERS.get(part).capturable for part in method.split("+"))
+
+
+def check(data: Path, method: str, steps: int) -> None:
+    gaps, recorded = from_the_same_state(words_for(data, method), Tracer(None), steps)
+    if not capturable(method):
+        assert recorded.notes == [f"runtime.compile=graph: method {method} reads values on the host; steps run plainly"]
+        return
+    # Gradients that meet are added up in another memory layout while a trace is made: the last bit of some.
+    assert max(gaps) < 2e-6 and recorded.take.recorded.graphs == 2 and recorded.notes == []
+
+
+@pytest.mark.parametrize("method", QUICK)
+def test_a_recorded_step_equals_the_plain_one(data: Path, method: str) -> None:
+    check(data, method, 8)
+
+
+def test_trajectories_in_float64(data: Path) -> None:
+    assert trajectories(words_for(data, "kd+dot"), Tracer(None), 7) < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_fifty_recorded_steps(data: Path, method: str) -> None:
+    check(data, method, 50)
+    assert trajectories(words_for(data, method), Tracer(None), 50) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["optim.ema_decay=0.9", "optim.clip_norm=1.0"],
+        ["optim.name=adamw", "optim.lr=0.001"],
+        ["optim.accumulate=2"],
+        ["runtime.amp=bf16"],
+        ["data.crop=window", "data.min_image_size=16", "data.grow_epochs=[3,5]"],
+    ],
+    ids=["ema+clip", "adamw", "accumulate", "bf16", "growing images"],
+)
+def test_with_what_a_step_may_hold(data: Path, more: list[str]) -> None:
+    gaps, recorded = from_the_same_state(words_for(data, "kd", *more), Tracer(None), 8)
+    assert max(gaps) < 2e-6 and recorded.take.recorded.graphs >= 2 and recorded.notes == []
+
+
+def operations(data: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Names of the operations of a recorded step; {'values'} where the tracer refuses."""
+    found: set[str] = set()
+    lifted = recorders.lifted
+
+    def noted(graph: torch.fx.GraphModule) -> list[torch.Tensor]:
+        found.update(str(node.target) for node in graph.graph.nodes)
+        return lifted(graph)
+
+    monkeypatch.setattr(recorders, "lifted", noted)
+    for part in method.split("+"):
+        monkeypatch.setattr(DISTILLERS.get(part), "capturable", True)
+    side = Side(words_for(data, method), Tracer(None))
+    for number, batch in enumerate(side.batches(4)):
+        side.step(number, batch)
+    return {"values"} if side.notes else found
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_methods_declare_whether_they_can_be_captured(data: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = capturable(method)
+    found = operations(data, method, monkeypatch)
+    assert declared == (found.isdisjoint(ASKS_ON_CUDA) and found != {"values"})
+    assert found == {"values"} or "aten.convolution_backward.default" in found
+
+
+def test_a_training_of_recorded_steps(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole program, uncompiled trace: the files of the plain run, byte for byte."""
+    monkeypatch.setattr(parallel, "compile_graph", lambda graph: graph)
+    base = [*words_for(data, "kd"), "optim.epochs=4", f"run.dir={tmp_path}", "log.tensorboard=false"]
+    for name, mode in (("plain", "off"), ("recorded", "graph")):
+        train.main([*base, f"run.name={name}", f"runtime.compile={mode}", "runtime.device=cpu"])
+    plain, recorded = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("plain", "recorded"))
+    assert plain == recorded
+
+
+def test_what_looks_at_values_is_refused() -> None:
+    x_N = torch.tensor([1.0, -1.0, 2.0])
+    total = torch.zeros(())
+
+    def add() -> None:
+        total.add_((x_N > 0).nonzero().shape[0])
+
+    with pytest.raises(NotCapturable, match="depends on values"):
+        Tracer(None).record(add)
+    assert total == 2  # it was run all the same
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor(data: Path) -> None:
+    """Two graphs of about a minute each. float32: other fusions round otherwise."""
+    gaps, recorded = from_the_same_state(words_for(data, "kd", "optim.ema_decay=0.9"), tracer_at_once(), 50)
+    assert max(gaps) < 2e-3 and recorded.take.recorded.graphs == 2
+    assert trajectories(words_for(data, "kd"), tracer_at_once(), 20) < 1e-7
+
+
+def tracer_at_once() -> Tracer:
+    tracer = Tracer(parallel.compile_graph)
+    tracer.rare = 2
+    return tracer
