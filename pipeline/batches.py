@@ -1,7 +1,7 @@
 """What a loader hands on: one rank's part of a global batch and the further views in it. See pipeline/contracts.py."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -33,6 +33,13 @@ class Mix(NamedTuple):
     box: Tensor
 
 
+class Draft(NamedTuple):
+    """Pixels that are not made yet: image_BCHW = make(*tensors), which a step may do inside its own graph."""
+
+    make: Callable[..., Tensor]
+    tensors: tuple[Tensor, ...]
+
+
 @dataclass(kw_only=True)
 class Batch:
     """One rank's part of one global batch, on the device.
@@ -43,7 +50,8 @@ class Batch:
     further views that the method declared, by name, shaped as image_BCHW; mixes: how the mixed ones were made.
     stream: which of them image_BCHW shows; "" the ordinary view, None no view that the law of views could show again.
     host_index_B: index_B in the host's memory, for look-ups there (None where nobody gave it).
-    smoothing: of the labels in the cross-entropy, 0..1 (optim.label_smoothing); the step sets it.
+    smoothing: of the labels in the cross-entropy, 0..1 (optim.label_smoothing); the step sets it. draft: how
+    image_BCHW, which is empty then, will be made; `finished` does.
     """
 
     image_BCHW: Tensor
@@ -56,6 +64,14 @@ class Batch:
     stream: str | None = ""
     host_index_B: Tensor | None = None
     smoothing: float = 0.0
+    draft: Draft | None = None
+
+    def finished(self, fuse: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] | None = None) -> "Batch":
+        """With its pixels. fuse: turns what makes them into one kernel."""
+        if self.draft is None:
+            return self
+        make = self.draft.make if fuse is None else fuse(self.draft.make)
+        return replace(self, image_BCHW=make(*self.draft.tensors), draft=None)
 
     def showing(self, name: str) -> "Batch":
         """The same samples in the further view `name`, without streams of their own."""
@@ -64,6 +80,7 @@ class Batch:
     def tensors(self) -> dict[str, Tensor]:
         """All tensors on the device, by name."""
         found = {"image": self.image_BCHW, "label": self.label_B, "index": self.index_B}
+        found |= {f"draft {i}": tensor for i, tensor in enumerate(self.draft.tensors if self.draft else ())}
         found |= {f"stream {name}": image_BCHW for name, image_BCHW in self.streams.items()}
         for name, mix in self.mixes.items():
             found |= {f"mix {name} {part}": tensor for part, tensor in mix._asdict().items()}
@@ -71,8 +88,10 @@ class Batch:
 
     def of(self, tensors: Mapping[str, Tensor]) -> "Batch":
         """This batch out of other `tensors`, named as those of `tensors()`; without indices in the host's memory."""
+        parts = () if self.draft is None else tuple(tensors[f"draft {i}"] for i in range(len(self.draft.tensors)))
         return replace(
             self,
+            draft=None if self.draft is None else self.draft._replace(tensors=parts),
             image_BCHW=tensors["image"],
             label_B=tensors["label"],
             index_B=tensors["index"],

@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from pipeline.batches import Batch, Mix, Stream
+from pipeline.batches import Batch, Draft, Mix, Stream
 
 __all__ = [
     "Batch",
     "Distiller",
+    "Draft",
     "FirstStage",
     "InputError",
     "Loader",
@@ -70,10 +71,14 @@ class ModelOutput(NamedTuple):
 
 
 class Loader(Protocol):
-    """Pixels on the device, in the order and the windows that the law of views gives."""
+    """Pixels on the device, in the order and the windows that the law of views gives.
+
+    drafts: set, to allow batches whose pixels are still to be made (Batch.draft).
+    """
 
     num_samples: int
     replayable: bool
+    drafts: bool
 
     @property
     def pixels(self) -> str:
@@ -106,6 +111,10 @@ class TeacherSource(Protocol):
     provides: Signal
     views: int | None
     recorded: bool
+
+    @property
+    def compares(self) -> bool:
+        """Whether it looks at the next batch's pixels all the same, to compare its records with the live teacher."""
 
     @property
     def network(self) -> Any:

@@ -15,7 +15,7 @@ from pipeline.assemble import ALIASES, NAMES, image_set, loader_maker, make_plan
 from pipeline.config import EvaluateConfig, compose, describe
 from pipeline.contracts import Distiller, InputError
 from pipeline.engine import parallel
-from pipeline.engine.evaluate import evaluate
+from pipeline.engine.evaluate import Evaluation
 from pipeline.methods import predictor_of
 from pipeline.run_keys import words_of_run
 
@@ -64,8 +64,8 @@ def main(argv: list[str]) -> None:
         autocast = parallel.autocast_factory(config.runtime, world.device)
         loader = loader_maker(data)(images, plan)
         predict = predictor.predict if predictor is not None else Distiller.predict_by_student
-        options = {"features": predictor is not None, "flip": data.eval_flip}
-        score = evaluate(network, predict, loader, world, autocast, **options)
+        features, flip = predictor is not None, data.eval_flip
+        score = Evaluation(network, predict, loader, world, autocast, features=features, flip=flip)()
         if world.leader:
             names = [config.dataset, student.model, student.checkpoint, score.samples]
             counts = [score.correct_top1, score.correct_top5, score.top1, score.top5, score.loss]

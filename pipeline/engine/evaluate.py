@@ -1,6 +1,6 @@
 """Counts over a set, each sample once, whatever the number of ranks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from pipeline.contracts import Loader, ModelOutput
 from pipeline.engine.ema import Ema
 from pipeline.engine.parallel import World
+from pipeline.engine.recorded import Recorded
+from pipeline.engine.recorders import Recorder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,45 +35,58 @@ class Score:
         return 100 * self.correct_top5 / self.samples
 
 
-@torch.no_grad()
-def evaluate(
-    network: nn.Module,
-    predict: Callable[[ModelOutput], Tensor],
-    loader: Loader,
-    world: World,
-    autocast: Callable[[], AbstractContextManager[object]],
-    *,
-    features: bool = False,
-    flip: bool = False,
-) -> Score:
-    """Score of `network` on `loader`, added up over the ranks. predict: logits_BK out of the network's output.
+class Evaluation:
+    """Scores `network` on `loader`, added up over the ranks, each time it is called.
 
-    flip: the mean of the logits of each image and of its mirror image. Leaves the network's mode as it found it. With
-    fewer than five classes, top-5 counts all.
+    predict: logits_BK out of the network's output. flip: the mean of the logits of each image and of its mirror image.
+    recorder: makes the counting of a batch a graph; network and predictor must stay where they are between calls.
+    Leaves the network's mode as it found it. With fewer than five classes, top-5 counts all.
     """
 
-    def logits_of(image_BCHW: Tensor) -> Tensor:
-        with autocast():
-            output: ModelOutput = network(image_BCHW, features=features)
-        return predict(output.float())
+    def __init__(
+        self,
+        network: nn.Module,
+        predict: Callable[[ModelOutput], Tensor],
+        loader: Loader,
+        world: World,
+        autocast: Callable[[], AbstractContextManager[object]],
+        *,
+        features: bool = False,
+        flip: bool = False,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.network, self.predict, self.loader = network, predict, loader
+        self.world, self.autocast, self.features, self.flip = world, autocast, features, flip
+        self._total = torch.zeros(4, dtype=torch.float64, device=world.device)
+        self._count = Recorded(self._add, recorder, lambda reason: None)
 
-    was_training = network.training
-    network.eval()
-    total = torch.zeros(4, dtype=torch.float64, device=world.device)
-    for batch in loader:
-        logits_BK = logits_of(batch.image_BCHW)
-        if flip:
-            logits_BK = (logits_BK + logits_of(batch.image_BCHW.flip(3))) / 2
+    def _logits(self, image_BCHW: Tensor) -> Tensor:
+        with self.autocast():
+            output: ModelOutput = self.network(image_BCHW, features=self.features)
+        return self.predict(output.float())
+
+    def _add(self, tensors: Mapping[str, Tensor]) -> None:
+        image_BCHW, label_B = tensors["image"], tensors["label"]
+        logits_BK = self._logits(image_BCHW)
+        if self.flip:
+            logits_BK = (logits_BK + self._logits(image_BCHW.flip(3))) / 2
         best_B5 = logits_BK.topk(min(5, logits_BK.shape[1]), dim=1).indices
-        hit_B5 = best_B5 == batch.label_B[:, None]
-        loss = F.cross_entropy(logits_BK, batch.label_B, reduction="sum")
-        total[0] += len(hit_B5)
-        total[1] += hit_B5[:, 0].sum()
-        total[2] += hit_B5.sum()
-        total[3] += loss
-    network.train(was_training)
-    samples, top1, top5, loss_sum = world.sum(total).tolist()
-    return Score(samples=int(samples), correct_top1=int(top1), correct_top5=int(top5), loss=loss_sum / max(samples, 1))
+        hit_B5 = best_B5 == label_B[:, None]
+        self._total[0] += len(hit_B5)
+        self._total[1] += hit_B5[:, 0].sum()
+        self._total[2] += hit_B5.sum()
+        self._total[3] += F.cross_entropy(logits_BK, label_B, reduction="sum")
+
+    @torch.no_grad()
+    def __call__(self) -> Score:
+        was_training = self.network.training
+        self.network.eval()
+        self._total.zero_()
+        for batch in self.loader:
+            self._count({"image": batch.image_BCHW, "label": batch.label_B})
+        self.network.train(was_training)
+        samples, top1, top5, loss = self.world.sum(self._total.clone()).tolist()
+        return Score(samples=int(samples), correct_top1=int(top1), correct_top5=int(top5), loss=loss / max(samples, 1))
 
 
 def averaged_buffers(network: nn.Module, world: World) -> dict[str, Tensor]:

@@ -12,11 +12,12 @@ from torch import nn
 
 from pipeline.config import TrainConfig
 from pipeline.contracts import Batch, Distiller, Loader, TeacherSource
-from pipeline.engine.evaluate import Score, evaluate, inference_state
+from pipeline.engine.evaluate import Evaluation, Score, inference_state
 from pipeline.engine.interrupts import Interrupted, Interrupts
 from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Clock, Meters
 from pipeline.engine.parallel import World, recorder_for
+from pipeline.engine.recorders import Recorder
 from pipeline.engine.replaced import ReplacedImages
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import Record, RunDir
@@ -67,9 +68,9 @@ class Trainer:
         self.module, self.updater = self.runner.module, self.runner.updater
         self.meters = Meters(world.device)
         self.latch = Latch(world.device, config.data.batch_size)
-        self.take_step = WholeStep(
-            self.runner, self.meters, self.latch, reporter.note, recorder_for(config.runtime, world)
-        )
+        recorder = recorder_for(config.runtime, world)
+        self.take_step = WholeStep(self.runner, self.meters, self.latch, reporter.note, recorder)
+        self.evaluations = self._evaluations(recorder if recorder is not None and recorder.evaluations else None)
         self.clock = Clock()
         self.replaced = ReplacedImages((parts.train, *parts.evaluations.values()), world, run.folder, reporter)
         self.steps_per_epoch = len(parts.train)
@@ -122,6 +123,7 @@ class Trainer:
         if first == 0:
             self.meters.reset()
         self.parts.train.set_epoch(self.closed, first)
+        self.parts.train.drafts = self.take_step.takes_drafts
         self.runner.train_mode()
         self.reporter.start_epoch(self.closed + 1, self.epochs, first, self.steps_per_epoch)
         self.clock.start_epoch()
@@ -133,6 +135,7 @@ class Trainer:
             self._after_step(interrupts)
             if self.done >= stop:
                 break
+        self.parts.train.drafts = False
         self.reporter.end_epoch()
 
     def _train_step(self, batch: Batch) -> bool:
@@ -170,7 +173,7 @@ class Trainer:
         figures = self.meters.read(self.world) | self.clock.epoch_figures()
         evaluated = epoch % self.config.run.eval_every == 0 or epoch == self.epochs
         with self._inference():
-            scores = {name: self._evaluate(name) if evaluated else None for name in self.parts.evaluations}
+            scores = {name: self.evaluations[name]() if evaluated else None for name in self.parts.evaluations}
             record = self._record(epoch, lr, figures, scores)
             self.records.append(record)
             if evaluated and best_record(self.records, self.config.select_on) is record:
@@ -198,17 +201,14 @@ class Trainer:
             yield
         self.parts.distiller.train(was_training)
 
-    def _evaluate(self, name: str) -> Score:
-        distiller = self.parts.distiller
-        return evaluate(
-            self.parts.student,
-            distiller.predict,
-            self.parts.evaluations[name],
-            self.world,
-            self.parts.autocast,
-            features=distiller.student_features,
-            flip=self.config.data.eval_flip,
-        )
+    def _evaluations(self, recorder: Recorder | None) -> dict[str, Evaluation]:
+        parts, network, data = self.parts, self.parts.student, self.config.data
+        features, flip = parts.distiller.student_features, data.eval_flip
+        predict, world, autocast = parts.distiller.predict, self.world, parts.autocast
+        return {
+            name: Evaluation(network, predict, loader, world, autocast, features=features, flip=flip, recorder=recorder)
+            for name, loader in parts.evaluations.items()
+        }
 
     def _record(self, epoch: int, lr: float, figures: dict[str, Any], scores: dict[str, Score | None]) -> Record:
         record: Record = {"epoch": epoch, "lr": lr, **figures}

@@ -158,6 +158,12 @@ def compile_graph(graph: fx.GraphModule) -> Callable[..., Any]:
     return torch.compile(graph, mode=COMPILE_MODES["default"], dynamic=False)
 
 
+def compile_pixels(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What makes the pixels of a batch, compiled for each number of rows."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    return torch.compile(make, mode=COMPILE_MODES["default"], dynamic=False)
+
+
 def recorder_for(runtime: RuntimeConfig, world: World) -> Recorder | None:
     """What makes graphs of steps under runtime.compile=graph: CUDA's capture, or on a CPU a trace that is compiled.
 
@@ -166,7 +172,7 @@ def recorder_for(runtime: RuntimeConfig, world: World) -> Recorder | None:
     if runtime.compile != "graph":
         return None
     if world.device.type == "cuda":
-        return CudaRecorder(world.device, world.ranks)
+        return CudaRecorder(world.device, world.ranks, compile_pixels)
     return Tracer(compile_graph) if world.ranks == 1 else None
 
 

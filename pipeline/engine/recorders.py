@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 Body = Callable[[], None]
+Pixels = Callable[..., Tensor]
 INDEXING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}
 
 
@@ -29,6 +30,11 @@ class Recorder(Protocol):
     warm_up: int
     rare: int
 
+    evaluations: bool  # whether evaluation is worth a graph
+
+    def fuse(self, make: Pixels) -> Pixels:
+        """What makes the pixels of a batch, as one kernel of the graph."""
+
     def run(self, body: Body) -> None:
         """A plain run, as recording needs it."""
 
@@ -43,10 +49,20 @@ class CudaRecorder:
     logs its first iterations: torch asks for eleven of them before a capture.
     """
 
-    def __init__(self, device: torch.device, ranks: int) -> None:
+    evaluations = True
+
+    def __init__(self, device: torch.device, ranks: int, compile_pixels: Callable[[Pixels], Pixels]) -> None:
         self.warm_up = self.rare = 11 if ranks > 1 else 3
+        self._compile_pixels = compile_pixels
+        self._fused: dict[Pixels, Pixels] = {}
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
+
+    def fuse(self, make: Pixels) -> Pixels:
+        """Compiled: a capture alone would replay its dozen kernels."""
+        if make not in self._fused:
+            self._fused[make] = self._compile_pixels(make)
+        return self._fused[make]
 
     def run(self, body: Body) -> None:
         """On the capturing stream, in step with the present one."""
@@ -77,10 +93,16 @@ class Tracer:
     epoch) must come often before a minute of compiling is worth it.
     """
 
+    evaluations = False
+
     def __init__(self, compile_graph: Callable[[fx.GraphModule], Callable[..., Any]] | None) -> None:
         self.compile_graph = compile_graph
         self.warm_up = 2
         self.rare = 2 if compile_graph is None else 50
+
+    def fuse(self, make: Pixels) -> Pixels:
+        """As it is: the whole graph is compiled."""
+        return make
 
     def run(self, body: Body) -> None:
         """As it is."""

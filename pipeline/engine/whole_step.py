@@ -67,12 +67,12 @@ class WholeStep:
         self.runner.progress.fill_(number / steps_per_epoch)
         self.latch.now.fill_(number)
         if self.recorded.recorder is None:
-            self._take(batch, rows, {})
+            self._take(batch.finished(), rows, {})
             return False
         self._batch, self._rows = batch, rows
         answers = {
             f"{ANSWER} {stream} {part}": getattr(output, part)
-            for stream, output in self.runner.looked_up(batch).items()
+            for stream, output in self.runner.looked_up(self._for_look_ups(batch)).items()
             for part in PARTS
         }
         return self.recorded(batch.tensors() | answers, (rows, batch.share, batch.stream))
@@ -82,7 +82,18 @@ class WholeStep:
         assert self._batch is not None
         streams = dict.fromkeys(name.split(" ")[1] for name in tensors if name.startswith(ANSWER))
         answers = {s: self._answer(tensors, s) for s in streams}
-        self._take(self._batch.of(tensors), self._rows, answers)
+        recorder = self.recorded.recorder
+        batch = self._batch.of(tensors).finished(None if recorder is None else recorder.fuse)
+        self._take(batch, self._rows, answers)
+
+    def _for_look_ups(self, batch: Batch) -> Batch:
+        """With pixels where the teacher's records are compared with what the live teacher says."""
+        return batch.finished() if self.runner.parts.teacher.compares else batch
+
+    @property
+    def takes_drafts(self) -> bool:
+        """Whether batches may come without their pixels."""
+        return self.recorded.recorder is not None
 
     @staticmethod
     def _answer(tensors: Mapping[str, Tensor], stream: str) -> ModelOutput:

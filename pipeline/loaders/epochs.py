@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import views
-from pipeline.contracts import Batch, InputError
+from pipeline.contracts import Batch, Draft, InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.replacing import Replaced, ReplacingSet
 from pipeline.loaders.further import FurtherViews, Read, Span
@@ -49,12 +49,14 @@ class EpochLoader:
 
     Training: the order is shuffled each epoch, and each rank takes its part of each global batch. Evaluation: the set
     is divided among the ranks, every sample once, in natural order; ranks may differ in their number of batches.
+    With `drafts` set, a subclass that can leaves the pixels of plain batches to whoever takes the step (Batch.draft).
     A subclass with looks_ahead may ask `following` for the next epoch, so that nothing idles between epochs.
     Raises InputError where a global batch has fewer images than there are ranks.
     """
 
     replayable = True
     looks_ahead = False
+    drafts = False
     section: str | None = None  # of the data's keys: none of its own
 
     def __init__(self, image_set: ImageSet, plan: Plan) -> None:
@@ -158,14 +160,16 @@ class EpochLoader:
         epoch, first = self._epoch, self._step
         ready = self._prepared(epoch, first)
         todo, further, spans = ready.todo, ready.further, self._spans[first:]
-        for step, (span, pixels_BHWC) in enumerate(zip(spans, self._pixels(todo), strict=True)):
+        for step, (span, made) in enumerate(zip(spans, self._pixels(todo), strict=True)):
             after = first + step + 1
             self._epoch, self._step = (epoch, after) if after < len(self) else (epoch + 1, 0)
             if self.looks_ahead and self.plan.train:
                 self._look_ahead(epoch + 1)  # after the first batch: worker processes are forked before it
-            image_MCHW = self._normalise(pixels_BHWC)
+            draft = made if isinstance(made, Draft) else None
+            image_MCHW = torch.empty(0) if isinstance(made, Draft) else self._normalise(made)
             batch = Batch(
                 image_BCHW=image_MCHW[: span.stop - span.start] if further else image_MCHW,
+                draft=draft,
                 label_B=ready.label_N[span.start : span.stop],
                 index_B=ready.index_N[span.start : span.stop],
                 view=todo.view,
@@ -206,7 +210,7 @@ class EpochLoader:
             for index, other in sorted(images.replaced.items())
         }
 
-    def _pixels(self, todo: Reads) -> Iterator[Tensor]:
+    def _pixels(self, todo: Reads) -> Iterator[Tensor | Draft]:
         """For each of todo.reads (a part of todo.index_M): uint8 [B, todo.size, todo.size, 3] on the device.
 
         Behind the images that are read come their views by operations: for each such stream, `read.own` images.

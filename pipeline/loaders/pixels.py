@@ -96,6 +96,12 @@ class Normalise:
             self._repeated[pixels] = self._mean.repeat(pixels), self._std.repeat(pixels)
         return self._repeated[pixels]
 
+    def table(self) -> Tensor:
+        """float32 [256, 3]: what becomes of each byte in each channel. Looking it up gives the same bits in one kernel,
+        however a compiler would divide."""
+        byte_Q = torch.arange(256, dtype=torch.uint8, device=self._mean.device)
+        return self(byte_Q[:, None, None, None].expand(256, 1, 1, 3).contiguous())[:, :, 0, 0].contiguous()
+
     def _room(self, byte_BP: Tensor) -> Tensor:
         """Memory for the result. NumPy asks the kernel for huge pages, torch does not: see BLOCK."""
         if self._host:

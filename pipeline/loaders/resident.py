@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline import views
+from pipeline.contracts import Draft
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
 from pipeline.loaders.ahead import MadeAhead, fitted, without_resize
@@ -47,8 +48,10 @@ class ResidentLoader(EpochLoader):
         self._pixel_P3 = self._load()
         self._index_N = torch.from_numpy(self.index_N).to(self._device)
         self._at_S = torch.arange(size, device=self._device)
+        self._channel_3 = torch.arange(3, device=self._device)
         self._rows_S = self._at_S * self._wide
         self._columns_2S = torch.stack([self._at_S, self._at_S.flip(0)])
+        self._byte_Q3 = self._normalise.table()
         self._operated = self._operated_ahead() if plan.drawn_by(views.OP_KINDS) else None
 
     @property
@@ -81,7 +84,10 @@ class ResidentLoader(EpochLoader):
                 pass
         return pixel_P3
 
-    def _pixels(self, todo: Reads) -> Iterator[Tensor]:
+    def _pixels(self, todo: Reads) -> Iterator[Tensor | Draft]:
+        plan = self.plan
+        if self.drafts and plan.train and not (plan.windows or plan.degrees or plan.streams):
+            return self._drafts(todo)
         if self.plan.windows:
             made = self._chain.batches(todo, self._windows)
             return (pixels_BHWC.to(self._device, non_blocking=True) for pixels_BHWC in made)
@@ -97,7 +103,8 @@ class ResidentLoader(EpochLoader):
         for made_BHWC, read in zip(make(tasks), todo.reads, strict=True):
             yield made_BHWC[read.own :].to(self._device, non_blocking=True)
 
-    def _plain(self, todo: Reads) -> Iterator[Tensor]:
+    def _corners(self, todo: Reads) -> tuple[Tensor, Tensor]:
+        """(position of the first pixel of each crop, 1 where it is mirrored), of the epoch."""
         plan, view = self.plan, todo.view
         index_M = torch.from_numpy(todo.index_M).to(self._device)
         row = torch.searchsorted(self._index_N, index_M)
@@ -108,6 +115,24 @@ class ResidentLoader(EpochLoader):
             corner_M += top_M * self._wide + left_M
         if plan.mirrors:
             mirror_M = torch.as_tensor(views.flips(plan.data_seed, view, index_M)).long()
+        return corner_M, mirror_M
+
+    def _drafts(self, todo: Reads) -> Iterator[Draft]:
+        corner_M, mirror_M = self._corners(todo)
+        make = self._make
+        for start, stop, _ in todo.reads:
+            yield Draft(make, (corner_M[start:stop], mirror_M[start:stop]))
+
+    def _make(self, corner_B: Tensor, mirror_B: Tensor) -> Tensor:
+        """Gather, window, mirror and normalise: one kernel, once it is compiled."""
+        row_BS = corner_B[:, None] + self._rows_S
+        position_BSS = row_BS[:, :, None] + self._columns_2S[mirror_B][:, None, :]
+        byte_BSS3 = self._pixel_P3[position_BSS].long()
+        image_BCHW = self._byte_Q3[byte_BSS3, self._channel_3].permute(0, 3, 1, 2)
+        return image_BCHW if self.plan.channels_last else image_BCHW.contiguous()
+
+    def _plain(self, todo: Reads) -> Iterator[Tensor]:
+        corner_M, mirror_M = self._corners(todo)
         matrix_M6 = self._matrices(todo)
         for start, stop, _ in todo.reads:
             turns = None if matrix_M6 is None else matrix_M6[start:stop]

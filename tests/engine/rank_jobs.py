@@ -66,7 +66,7 @@ def steps(out: str, sync_bn: bool, train_mode: bool, accumulate: int) -> None:
 
 def evaluated(out: str) -> None:
     """Evaluation counts and averaged buffers on uneven ranks, and the state before and after."""
-    from pipeline.engine.evaluate import evaluate, inference_state
+    from pipeline.engine.evaluate import Evaluation, inference_state
 
     runtime = RuntimeConfig(device="cpu")
     with parallel.start(runtime) as world:
@@ -84,7 +84,7 @@ def evaluated(out: str) -> None:
         loader = LOADERS.get("resident")(colour_set(ROWS), plan)
         with inference_state(network, None, world):
             inside = {k: v.clone() for k, v in network.state_dict().items()}
-            score = evaluate(network, lambda o: o.logits_BK, loader, world, contextlib.nullcontext)
+            score = Evaluation(network, lambda o: o.logits_BK, loader, world, contextlib.nullcontext)()
         after = network.state_dict()
         same = all(torch.equal(before[k], after[k]) for k in before) and network.training
         torch.save(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.contracts import Batch, ModelOutput
-from pipeline.engine.evaluate import evaluate
+from pipeline.engine.evaluate import Evaluation
 from pipeline.engine.parallel import World
 
 WORLD = World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
@@ -47,7 +47,7 @@ def test_mirror_images_are_averaged_before_the_loss() -> None:
     label_N = torch.cat([batch.label_B for batch in batches])
     image_NCHW = torch.cat([batch.image_BCHW for batch in batches])
     for flip in (False, True):
-        score = evaluate(network, doubled, Batches(), WORLD, contextlib.nullcontext, flip=flip)  # type: ignore[arg-type]
+        score = Evaluation(network, doubled, Batches(), WORLD, contextlib.nullcontext, flip=flip)()  # type: ignore[arg-type]
         both = [2 * network(x).logits_BK for x in (image_NCHW, image_NCHW.flip(3))]
         wanted_NK = (both[0] + both[1]) / 2 if flip else both[0]
         assert score.samples == 20 and score.correct_top1 == int((wanted_NK.argmax(1) == label_N).sum())

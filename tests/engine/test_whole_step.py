@@ -81,7 +81,7 @@ def operations(data: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> set[
     for part in method.split("+"):
         monkeypatch.setattr(DISTILLERS.get(part), "capturable", True)
     side = Side(words_for(data, method), Tracer(None))
-    for number, batch in enumerate(side.batches(4)):
+    for number, batch in enumerate(side.batches(5)):
         side.step(number, batch)
     return {"values"} if side.notes else found
 

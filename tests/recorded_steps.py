@@ -18,25 +18,28 @@ from pipeline.engine.runner import StepRunner
 from pipeline.engine.teacher_pass import teach
 from pipeline.engine.whole_step import WholeStep
 
-WORLD = parallel.World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
+CPU = torch.device("cpu")
 
 
 class Side:
     """One training out of `words`; double: in float64."""
 
-    def __init__(self, words: list[str], recorder: Recorder | None, *, double: bool = False) -> None:
-        config = composed([*words, "runtime.device=cpu", "runtime.compile=graph"])
-        self.parts, _ = build(config, WORLD)
+    def __init__(
+        self, words: list[str], recorder: Recorder | None, *, double: bool = False, device: torch.device = CPU
+    ) -> None:
+        config = composed([*words, f"runtime.device={device.type}", "runtime.compile=graph"])
+        world = parallel.World(rank=0, ranks=1, device=device, side=None)
+        self.parts, _ = build(config, world)
         self.double = double
+        if self.parts.distiller.teacher_pass:
+            teach(self.parts.distiller, self.parts.teacher, self.parts.train, world)
         if double:
             self.parts.student.double()
             self.parts.distiller.double()
             for module in (m for m in vars(self.parts.teacher).values() if isinstance(m, nn.Module)):
                 module.double()
-        if self.parts.distiller.teacher_pass:
-            teach(self.parts.distiller, self.parts.teacher, self.batches_of(0), WORLD)  # type: ignore[arg-type]
-        self.runner = StepRunner(self.parts, config, WORLD)
-        self.meters, self.latch = Meters(WORLD.device), Latch(WORLD.device, config.data.batch_size)
+        self.runner = StepRunner(self.parts, config, world)
+        self.meters, self.latch = Meters(device), Latch(device, config.data.batch_size)
         self.notes: list[str] = []
         self.take = WholeStep(self.runner, self.meters, self.latch, self.notes.append, recorder)
         if recorder is None:
@@ -92,9 +95,11 @@ def largest_gap(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
     return float(torch.stack([g for g in gaps if g.numel()]).nan_to_num(nan=float("inf")).max())
 
 
-def from_the_same_state(words: list[str], recorder: Recorder, steps: int) -> tuple[list[float], Side]:
+def from_the_same_state(
+    words: list[str], recorder: Recorder, steps: int, device: torch.device = CPU
+) -> tuple[list[float], Side]:
     """Gap after each step, both sides having begun it in the same state; the recording side."""
-    plain, recorded = Side(words, None), Side(words, recorder)
+    plain, recorded = Side(words, None, device=device), Side(words, recorder, device=device)
     gaps = []
     for number, batch in enumerate(plain.batches(steps)):
         plain.step(number, batch)

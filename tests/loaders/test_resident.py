@@ -1,0 +1,59 @@
+"""Batches of the resident loader whose pixels are left to the step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from mini_sets import colour_set
+from torch._inductor import metrics
+
+from pipeline.engine.parallel import compile_pixels
+from pipeline.loaders import LOADERS
+from pipeline.loaders.plan import Plan
+
+PLAN = Plan(
+    batch_size=9, image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), seed=3, data_seed=4,
+    rank=0, ranks=1, crop="pad", padding=2, flip=True,
+)  # fmt: skip
+PLANS = {
+    "padded": PLAN,
+    "as they are": replace(PLAN, crop="none", flip=False),
+    "plain memory": replace(PLAN, channels_last=False),
+    "a rank of two": replace(PLAN, rank=1, ranks=2),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_drafts_become_the_same_pixels(name: str) -> None:
+    done, undone = (LOADERS.get("resident")(colour_set(23), PLANS[name]) for _ in range(2))
+    undone.drafts = True
+    for epoch in range(2):
+        for loader in (done, undone):
+            loader.set_epoch(epoch)
+        for whole, draft in zip(done, undone, strict=True):
+            assert draft.image_BCHW.numel() == 0 and draft.draft is not None
+            made = draft.finished()
+            assert torch.equal(made.image_BCHW, whole.image_BCHW) and made.draft is None
+            assert made.image_BCHW.stride() == whole.image_BCHW.stride()
+            assert torch.equal(made.label_B, whole.label_B) and torch.equal(made.index_B, whole.index_B)
+
+
+def test_rotated_and_evaluated_images_come_finished() -> None:
+    for plan in (replace(PLAN, rotation=15.0), replace(PLAN, train=False)):
+        loader = LOADERS.get("resident")(colour_set(23), plan)
+        loader.drafts = True
+        assert all(batch.draft is None and batch.image_BCHW.numel() for batch in loader)
+
+
+@pytest.mark.slow
+def test_gather_window_mirror_and_normalise_are_one_kernel() -> None:
+    """Compiled by inductor, with the bits of the plain pixels."""
+    loader = LOADERS.get("resident")(colour_set(23), PLAN)
+    loader.drafts = True
+    batch = next(iter(loader))
+    torch._dynamo.reset()
+    metrics.reset()
+    with torch.no_grad():
+        found = batch.finished(compile_pixels)
+    assert metrics.generated_kernel_count == 1
+    assert torch.equal(found.image_BCHW, batch.finished().image_BCHW)
