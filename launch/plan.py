@@ -2,6 +2,9 @@
 
 python launch/plan.py nodes=16 gpus_per_node=8 parameters=21.8e6 step_ms=95 images_per_gpu=256 bandwidth_gbit=100
     a table for 1, 2, 4, ... nodes: step time, efficiency, what loaders, file system and network must deliver
+python launch/plan.py from=step.json,loader.json nodes=16 gpus_per_node=8
+    step_ms, images_per_gpu, parameters, backward_share, loader_per_node and image_bytes as measured by
+    pipeline/benchmark.py (json=F); keys on the command line win
 
 The inputs come from pipeline/benchmark.py on one node; docs/scaling.md has the formulas and what they leave out.
 """
@@ -16,6 +19,7 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 from rich.console import Console
 from rich.table import Table
 
+from launch.plan_inputs import with_measured
 from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.config.base import Section, key
@@ -144,9 +148,12 @@ def table(config: PlanConfig) -> Table:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(PlanConfig, argv, aliases={}, names={})
+    words, measured = with_measured(argv)
+    config = compose(PlanConfig, words, aliases={}, names={})
     console = Console(highlight=False)
     console.width = max(console.width, 160)
+    if measured:
+        console.print("measured:", ", ".join(f"{name}={value:g}" for name, value in measured.items()), markup=False)
     console.print(table(config))
 
 

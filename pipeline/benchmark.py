@@ -5,8 +5,10 @@ python pipeline/benchmark.py what=loader
 python pipeline/benchmark.py what=loader dataset=imagenet data.root=D data.ffcv.train=F loaders=torch,ffcv plot=F.png
     on your own data; json=F writes the figures for programs
 python pipeline/benchmark.py what=step dataset=cifar100 data.root=D pair=resnet56-resnet20 method=kd
-    the step on batches that lie ready: student, teacher, a bare loop of both, our training loop; with teacher.cache=DIR
-    also training from the cache and without a teacher
+    the step on batches that lie ready: student, teacher, a bare loop of both, our training loop, against the device's
+    limits and part by part; with teacher.cache=DIR also training from the cache and without a teacher
+python pipeline/benchmark.py what=train rows='bare loop,with the loader' steps=5 rounds=40 ...
+    two of them in many short turns, for a ratio that noise does not reach; record=F and compare=F: with an earlier day
 python pipeline/benchmark.py what=all
     decode (the JPEG library alone), loader, step, train (the whole), and the bottleneck in one sentence
 """
@@ -29,12 +31,15 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import parallel
 from pipeline.engine.parallel import World
-from pipeline.measure import chart, decode, loops, report
+from pipeline.measure import chart, decode, loops, regression, report
 from pipeline.measure.candidates import LoaderMeasures, candidates, chosen, in_use
+from pipeline.measure.contest import BARE, RESEARCH, Contestants, is_variant
 from pipeline.measure.device import peak_flops
 from pipeline.measure.keys import BenchmarkConfig, with_defaults
+from pipeline.measure.limits import against_limits, copy_bandwidth, idle_share, launch_share, operation_seconds
 from pipeline.measure.material import measured_set, with_betons, with_images
 from pipeline.measure.rounds import SPEED, Measure, interleaved, summary, with_ratios
+from pipeline.measure.variants import WITH_LOADER, backward_share, parts_of_step
 from pipeline.measure.verdict import Figures, bottleneck
 from pipeline.measure.yardsticks import yardstick
 
@@ -50,7 +55,7 @@ class Benchmark:
 
     def __init__(self, config: BenchmarkConfig, world: World, folder: Path, note: Callable[[str], None]) -> None:
         self.config, self.world, self.folder, self.note = config, world, folder, note
-        self.report = report.frame(config, world.device.type)
+        self.report = report.frame(config, world.device.type, in_use(config.data).name)
 
     def run(self) -> dict[str, Any]:
         """The parts in turn, then the sentence."""
@@ -62,9 +67,8 @@ class Benchmark:
                 self._loaders(images)
         if "step" in parts:
             self._step()
-        if "train" in parts:
-            self._train()
-        self.report["bottleneck"] = bottleneck(self._figures())
+        some = "Only some rows were measured: nothing is said of the bottleneck."
+        self.report["bottleneck"] = some if self.config.rows else bottleneck(self._figures())
         return self.report
 
     def _rows(self, measures: dict[str, Measure]) -> Rows:
@@ -98,19 +102,35 @@ class Benchmark:
         self.report["unavailable"] = found.unavailable
 
     def _step(self) -> None:
-        config = self.config
-        measures, flops = loops.step_measures(self._ready_config(), self.world, self.folder / "step")
-        rows = with_ratios(rows := self._rows(measures), rows["bare loop"])
-        peak = peak_flops(self.world.device, loops.working_dtype(config))
-        for name, row in rows.items():
-            row["flops_per_image"] = round(flops[name])
-            row["mfu"] = float(f"{flops[name] * row[SPEED] / peak:.4g}")
-        self.report["step"], self.report["peak_flops"] = rows, round(peak)
+        config, device = self._ready_config(), self.world.device
+        entrants = Contestants(config, self.world, self.folder / "step")
+        contest = entrants.gather()
+        rows = self._rows(contest.measures)
+        rows = with_ratios(rows, rows[BARE])
+        self.note("counting and ceilings")
+        counts = entrants.count()
+        peak, copy = peak_flops(device, loops.working_dtype(config)), copy_bandwidth(device)
+        each = operation_seconds(device)
+        for name, flops in contest.flops.items():
+            row = rows[name]
+            row |= against_limits(row, flops, peak, counts.get(name), copy)
+            on_gpu = device.type == "cuda"
+            row["launch_share"] = idle_share(row, contest.measures[name]) if on_gpu else launch_share(row, each)
+        self.report |= {"peak_flops": round(peak), "copy_bandwidth": round(copy), "operation_seconds": each}
+        self.report |= {"parameters": contest.parameters, "images_a_step": contest.images}
+        self.report["absent"] = contest.absent
+        if config.variants and not config.rows:
+            self.report["parts"] = parts_of_step(rows, contest.images)
+            self.report["backward_share"] = backward_share(rows)
+        self._sort(rows)
 
-    def _train(self) -> None:
-        name = in_use(self.config.data).name
-        rows = self._rows({name: loops.whole_training(self._ready_config(), self.world, self.folder / "train")})
-        self.report["train"] = with_ratios(rows, self.report["step"]["training loop"])
+    def _sort(self, rows: Rows) -> None:
+        """Into the tables they belong to."""
+        named = {WITH_LOADER: in_use(self.config.data).name, RESEARCH: RESEARCH}
+        training = {named[name]: rows.pop(name) for name in named if name in rows}
+        self.report["variants"] = {name: rows.pop(name) for name in list(rows) if is_variant(name)} or None
+        self.report["step"] = rows
+        self.report["train"] = training or None
 
     def _ready_config(self) -> BenchmarkConfig:
         if not in_use(self.config.data).beton:
@@ -121,7 +141,9 @@ class Benchmark:
 
     def _figures(self) -> Figures:
         config, step, on_gpu = self.config, self.report["step"] or {}, self.world.device.type == "cuda"
-        training: dict[str, Any] = next(iter((self.report["train"] or {}).values()), {})
+        training: dict[str, Any] = (
+            next(iter((self.report["train"] or {}).values()), {}) if "train" in config.parts else {}
+        )
         return Figures(
             loaders={name: row[SPEED] for name, row in self.report["loaders"].items()},
             words={name: candidate.words for name, candidate in candidates().items()},
@@ -150,7 +172,9 @@ def main(argv: list[str]) -> None:
     chosen(config.loaders)
     report.check_writable(config.json_file, "json")
     report.check_writable(config.plot, "plot")
+    report.check_writable(config.record, "record")
     chart.check_plot(config.plot)
+    earlier = regression.Book(argv, config.record, config.compare)
     # Where the JSON takes standard output, people read the other one.
     console = report.console_of(stderr=config.json_file == report.STDOUT)
     with parallel.start(config.runtime) as world, tempfile.TemporaryDirectory() as folder:
@@ -160,6 +184,7 @@ def main(argv: list[str]) -> None:
             config = with_images(config, Path(folder), status.update)
             found = Benchmark(config, world, Path(folder), status.update).run()
     report.print_report(found, console)
+    earlier.close(found, console)
     if config.plot is not None:
         chart.draw(found, config.plot)
     if config.json_file == report.STDOUT:

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import InputError
-from pipeline.engine.recorders import CudaRecorder, Recorder, Tracer
+from pipeline.engine.recorders import CudaRecorder, FusedCapture, Recorder, Tracer
 from pipeline.engine.sync_bn import with_global_statistics
 
 T = TypeVar("T")
@@ -158,6 +158,11 @@ def compile_graph(graph: fx.GraphModule) -> Callable[..., Any]:
     return torch.compile(graph, mode=COMPILE_MODES["default"], dynamic=False)
 
 
+def as_graph(runtime: RuntimeConfig) -> bool:
+    """Whether the whole step is to be one graph."""
+    return runtime.compile in ("graph", "graph_fused")
+
+
 def compile_pixels(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """What makes the pixels of a batch, compiled for each number of rows."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
@@ -167,12 +172,15 @@ def compile_pixels(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def recorder_for(runtime: RuntimeConfig, world: World) -> Recorder | None:
     """What makes graphs of steps under runtime.compile=graph: CUDA's capture, or on a CPU a trace that is compiled.
 
-    None where steps run plainly: in other modes, and on several ranks without CUDA, whose messages no trace sees.
+    graph_fused: on CUDA the compiled trace, captured (one rank; on several the plain step is captured). None where
+    steps run plainly: in other modes, and on several ranks without CUDA, whose messages no trace sees.
     """
-    if runtime.compile != "graph":
+    if not as_graph(runtime):
         return None
     if world.device.type == "cuda":
-        return CudaRecorder(world.device, world.ranks, compile_pixels)
+        capture = CudaRecorder(world.device, world.ranks, compile_pixels)
+        fused = runtime.compile == "graph_fused" and world.ranks == 1
+        return FusedCapture(capture, Tracer(compile_graph)) if fused else capture
     return Tracer(compile_graph) if world.ranks == 1 else None
 
 

@@ -85,6 +85,44 @@ class CudaRecorder:
         return graph.replay
 
 
+class FusedCapture:
+    """A trace that is compiled, runs a few times as it is (its kernels are chosen then), and is captured after that.
+
+    Teacher, student, losses and update are compiled together: what a capture of the plain step would keep apart.
+    """
+
+    warm_up = rare = 3
+    evaluations = True
+
+    def __init__(self, capture: CudaRecorder, tracer: "Tracer") -> None:
+        self.capture, self.tracer = capture, tracer
+
+    def fuse(self, make: Pixels) -> Pixels:
+        """As it is: the whole graph is compiled."""
+        return self.tracer.fuse(make)
+
+    def run(self, body: Body) -> None:
+        """On the stream of the capture."""
+        self.capture.run(body)
+
+    def record(self, body: Body) -> Body:
+        """See above; every call is one run of `body`."""
+        compiled = self.tracer.record(body)
+        calls = [0]
+        replays: list[Body] = []
+
+        def run() -> None:
+            calls[0] += 1
+            if replays:
+                replays[0]()
+            elif calls[0] <= self.warm_up:
+                self.capture.run(compiled)
+            else:
+                replays.append(self.capture.record(compiled))
+
+        return run
+
+
 class Tracer:
     """One list of ATen operations: forward, backward, update and sums together, compiled by `compile_graph`.
 

@@ -11,7 +11,7 @@ from pipeline.config import TrainConfig
 from pipeline.contracts import Batch, Distiller, Mix, ModelOutput
 from pipeline.engine.gather import GlobalRows
 from pipeline.engine.optimizers import build_optimizer
-from pipeline.engine.parallel import World, settle_buckets, unreduced, wrap_step
+from pipeline.engine.parallel import World, as_graph, settle_buckets, unreduced, wrap_step
 from pipeline.engine.step import DistillationStep, Seen, StepOutput
 from pipeline.engine.update import Updater
 from pipeline.views import rank_slice
@@ -35,7 +35,7 @@ class StepRunner:
             config.optim,
             fp16=config.runtime.amp == "fp16",
             predictor=parts.distiller.predictor(),
-            rate_on_device=config.runtime.compile == "graph",
+            rate_on_device=as_graph(config.runtime),
         )
         # Two gradients of one forward: DDP would reduce the first one only, so these are reduced by hand.
         self.step = self.module if self.updater.by_kind else wrap_step(self.module, config.runtime, world)

@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.contracts import Batch, ModelOutput
 from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Meters
+from pipeline.engine.parallel import as_graph
 from pipeline.engine.recorded import Recorded
 from pipeline.engine.recorders import Recorder
 from pipeline.engine.runner import StepRunner
@@ -38,7 +39,7 @@ class WholeStep:
         recorder: Recorder | None,
     ) -> None:
         self.runner, self.meters, self.latch, self.note = runner, meters, latch, note
-        reason = self._why_plain(recorder) if runner.config.runtime.compile == "graph" else None
+        reason = self._why_plain(recorder) if as_graph(runner.config.runtime) else None
         if reason:
             self._fall_back(reason)
         self.recorded = Recorded(self._on, None if reason else recorder, self._fall_back)

@@ -1,11 +1,11 @@
 """Keys of pipeline/benchmark.py, and what it assumes where nothing is said."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
-from pipeline.config import ConfigError, TrainConfig, layer_file
+from pipeline.config import ConfigError, RuntimeConfig, TrainConfig, layer_file
 from pipeline.config.base import Text, key
 from pipeline.datasets import DATASETS
 from pipeline.registry import UnknownName
@@ -37,6 +37,20 @@ def _file(value: Any) -> Any:
     return "-" if value == [None] else value  # YAML reads a lone dash as a list
 
 
+def _modes(value: Any) -> Any:
+    """Words, of which YAML reads `off` as false."""
+    return _names("off" if value is False else value)
+
+
+def _known_modes(modes: tuple[str, ...]) -> tuple[str, ...]:
+    known = get_args(RuntimeConfig.model_fields["compile"].annotation)
+    unknown = [mode for mode in modes if mode not in known]
+    if unknown:
+        raise ValueError(f"there is no mode {unknown[0]!r} (known: {', '.join(known)})")
+    return modes
+
+
+Modes = Annotated[tuple[Text, ...], BeforeValidator(_modes), AfterValidator(_known_modes)]
 File = Annotated[Text, BeforeValidator(_file)]
 
 
@@ -49,6 +63,13 @@ class BenchmarkConfig(TrainConfig):
     rounds: int = key(5, "rounds, in turn; their median is reported", ge=1)
     loaders: Annotated[tuple[Text, ...], BeforeValidator(_names)] = key((), "some of them, as torch,ffcv; default all")
     images: int = key(4000, "files of the set that loaders are measured on, evenly spread, 0 = all", ge=0)
+    rows: Annotated[tuple[Text, ...], BeforeValidator(_names)] = key(
+        (), "some rows of step and train, as 'bare loop,training loop'; default all"
+    )
+    variants: bool = key(True, "take the step apart: without images, teacher, loss; forward, update, meters alone")
+    compiles: Modes = key((), "the training loop under these modes of runtime.compile too, as off,default")
+    record: Text | None = key(None, "regression file that the figures are added to, with hardware and versions")
+    compare: Text | None = key(None, "regression file whose last record of this hardware they are compared with")
     json_file: File | None = key(None, "file of all figures, - = standard output; `json=` is the same key")
     plot: Text | None = key(None, "bar chart of the figures: FILE.png, .svg or .pdf (extra [plot])")
 

@@ -14,17 +14,21 @@ from pipeline.contracts import InputError
 from pipeline.engine.run_dir import environment
 from pipeline.files import write_json
 from pipeline.measure.decode import MEANINGS
-from pipeline.measure.keys import BenchmarkConfig
+from pipeline.measure.keys import PARTS, BenchmarkConfig
 from pipeline.measure.rounds import SPEED
 
 PACKAGES = ("pillow", "simplejpeg", "numba", "opencv-python-headless", "opencv-python")
 STDOUT = "-"
 WIDTH = 120  # characters
 Row = Mapping[str, Any]
+PAIRED = {"ratio": "ratio", "by rounds": "paired_ratio", "by core": "core_ratio"}
+SHARES = {"mfu", "data_wait", "copy_share", "launch_share", "share"}
+BILLIONS = {"flops_per_second", "bytes_per_second"}
+THREE_DIGITS = {"border_ratio", "paired_ratio", "core_ratio"}
 
 
-def frame(config: BenchmarkConfig, device: str) -> dict[str, Any]:
-    """The report before anything is measured: what, on what, with what."""
+def frame(config: BenchmarkConfig, device: str, in_use: str) -> dict[str, Any]:
+    """The report before anything is measured: what, on what, with what. in_use: the loader of the run."""
     seen = environment()
     versions = {"python": seen["python"], **seen["versions"]}
     for name in PACKAGES:
@@ -36,6 +40,7 @@ def frame(config: BenchmarkConfig, device: str) -> dict[str, Any]:
         "image_size": config.data.image_size,
         "batch_size": config.data.batch_size,
         "workers": config.data.workers,
+        "loader": in_use,
         "rounds": config.rounds,
         "steps": config.batches,
         "loaders": {},
@@ -43,7 +48,10 @@ def frame(config: BenchmarkConfig, device: str) -> dict[str, Any]:
         "yardstick": None,
         "decode_limit": None,
         "step": None,
+        "parts": None,
+        "variants": None,
         "train": None,
+        "absent": {},
         "bottleneck": "",
         "machine": {
             "device": device,
@@ -106,27 +114,49 @@ def print_report(report: Mapping[str, Any], console: Console) -> None:
         rows = report["loaders"] | {report["yardstick"]["name"]: report["yardstick"]}
         columns = {"ratio": "ratio", "per core": "per_core", "at borders": "border_ratio"}
         _print(console, "Loaders: normalised batches on the device", rows, columns, report["unavailable"])
-    columns = {"ratio": "ratio", "ms/step": "ms_per_step", "peak MiB": "peak_memory_mib", "MFU": "mfu"}
     if report["step"]:
-        _print(console, "The step, on batches that lie ready", report["step"], columns)
-    if report["train"]:
-        _print(console, "The whole training", report["train"], {"ratio": "ratio", "waits for data": "data_wait"})
+        print_step(report, console)
+    if report["train"] and "train" in PARTS[report["what"]]:
+        columns = {**PAIRED, "waits for data": "data_wait"}
+        _print(console, "The whole training", report["train"], columns, report["absent"])
     console.print(report["bottleneck"], markup=False, soft_wrap=True)
 
 
+def print_step(report: Mapping[str, Any], console: Console) -> None:
+    """The rows, what they make of the device, and the parts."""
+    columns = {**PAIRED, "ms/step": "ms_per_step", "per core": "per_core", "peak MiB": "peak_memory_mib"}
+    _print(console, "The step, on batches that lie ready (ratio to the bare loop)", report["step"], columns)
+    limits = {
+        **{"GFLOP/s": "flops_per_second", "MFU": "mfu", "GB/s": "bytes_per_second", "of a copy": "copy_share"},
+        **{"operations": "operations", "launching": "launch_share", "host reads": "host_reads"},
+    }
+    ceilings = (
+        f"{report['peak_flops'] / 1e9:,.0f} GFLOP/s in products, {report['copy_bandwidth'] / 1e9:.1f} GB/s in copies"
+    )
+    _print(console, f"Against the device's limits: {ceilings}", report["step"], limits, speed=False)
+    if report["parts"]:
+        columns = {"ms": "ms", "share": "share", "ms of processor": "core_ms"}
+        _print(console, "Parts of a step of training", report["parts"], columns, speed=False)
+
+
 def _print(
-    console: Console, title: str, rows: Mapping[str, Row], columns: Mapping[str, str], absent: Mapping[str, str] = {}
+    console: Console,
+    title: str,
+    rows: Mapping[str, Row],
+    columns: Mapping[str, str],
+    absent: Mapping[str, str] = {},
+    *,
+    speed: bool = True,
 ) -> None:
-    """columns: heading -> key; a column without figures is left out."""
+    """columns: heading -> key; a column without figures is left out. speed: images/s and their range come first."""
     table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
     shown = {head: name for head, name in columns.items() if any(row.get(name) is not None for row in rows.values())}
-    for head in ("images/s", "least to most", *shown):
+    for head in (*(("images/s", "least to most") if speed else ()), *shown):
         table.add_column(head, justify="right", no_wrap=True)
     for name, row in rows.items():
-        least, most = (_plain(value) for value in row["spread"])
-        cells = (_cell(row.get(key), key) for key in shown.values())
-        table.add_row(name, _plain(row[SPEED]), f"{least} to {most}", *cells)
+        first = [_plain(row[SPEED]), " to ".join(map(_plain, row["spread"]))] if speed else []
+        table.add_row(name, *first, *(_cell(row.get(key), key) for key in shown.values()))
     for name in absent:
         table.add_row(name, "-", "-", *["-" for _ in shown], style="dim")
     console.print(table)
@@ -141,6 +171,8 @@ def _plain(value: float) -> str:
 def _cell(value: float | None, key: str) -> str:
     if value is None:
         return "-"
-    if key in ("mfu", "data_wait"):
+    if key in SHARES:
         return f"{100 * value:.1f} %"
-    return f"x {value:.2f}" if key == "ratio" else f"{value:.2f}" if key == "border_ratio" else _plain(value)
+    if key in BILLIONS:
+        return _plain(value / 1e9)
+    return f"x {value:.2f}" if key == "ratio" else f"{value:.3f}" if key in THREE_DIGITS else _plain(value)

@@ -81,14 +81,27 @@ def _no_meta(images: Any) -> None:
     images.classes, images.class_to_idx = [], {}
 
 
+def samples_of(images: ImageSet, data: DataConfig) -> tuple[str, Any]:
+    """(what it is, torchvision's data set of these images with the transforms of the run)."""
+    transform = chain(data)
+    if isinstance(images, FileSet):
+        return "ImageFolder", image_folder(images, transform)
+    return "Dataset", in_memory(images, data, transform)
+
+
+def guarded(name: str, act: Callable[[], T]) -> T:
+    """What `act` gives. Raises InputError for a set that torchvision cannot read."""
+    try:
+        return act()
+    except (OSError, ValueError, RuntimeError) as error:  # it has no policy for images that cannot be read
+        reason = str(error).strip().splitlines()[-1]
+        raise InputError(f"torchvision's {name} cannot read the set: {reason}") from None
+
+
 def yardstick(config: BenchmarkConfig, images: ImageSet, world: World) -> tuple[str, Measure]:
     """(what it is, its images/s: float32 batches, normalised in the workers, on the device). Raises InputError."""
     data, device = config.data, world.device
-    transform = chain(data)
-    if isinstance(images, FileSet):
-        name, samples = "ImageFolder", image_folder(images, transform)
-    else:
-        name, samples = "Dataset", in_memory(images, data, transform)
+    name, samples = samples_of(images, data)
     loader: DataLoader[Any] = DataLoader(
         samples,
         batch_size=data.batch_size,
@@ -105,15 +118,8 @@ def yardstick(config: BenchmarkConfig, images: ImageSet, world: World) -> tuple[
     stream, ahead = of_batches(loader, rows), batches_ahead(data.workers)
     steps, seconds, wait = config.batches, config.seconds, wait_for(device)
 
-    def guarded(act: Callable[[], T]) -> T:
-        try:
-            return act()
-        except (OSError, ValueError, RuntimeError) as error:  # it has no policy for images that cannot be read
-            reason = str(error).strip().splitlines()[-1]
-            raise InputError(f"torchvision's {name} cannot read the set: {reason}") from None
-
     def measure() -> Round:
-        return guarded(lambda: stretch(stream, steps=steps, seconds=seconds, ahead=ahead, wait=wait))
+        return guarded(name, lambda: stretch(stream, steps=steps, seconds=seconds, ahead=ahead, wait=wait))
 
-    guarded(lambda: next(stream))  # its workers are forked here, before other loaders start threads
+    guarded(name, lambda: next(stream))  # its workers are forked here, before other loaders start threads
     return f"torchvision {name}", measure

@@ -39,7 +39,7 @@ def test_rounds_are_taken_in_turn() -> None:
         return measure
 
     results = interleaved({"a": of("a", [1.0, 9.0, 2.0]), "b": of("b", [4.0, 4.0, 5.0])}, 3)
-    assert seen == ["a", "b"] * 3
+    assert "".join(seen) == "abbaab"
     rows = {name: summary(rounds) for name, rounds in results.items()}
     assert rows["a"] == {
         "images_per_second": 2.0,
@@ -47,7 +47,11 @@ def test_rounds_are_taken_in_turn() -> None:
         "rounds": [1.0, 9.0, 2.0],
         "border_ratio": None,
     }
-    assert with_ratios(rows, rows["b"])["a"]["ratio"] == 0.5
+    found = with_ratios(rows, rows["b"])["a"]
+    assert found["ratio"] == 0.5
+    assert found["paired_ratio"] == 0.4  # of 0.25, 2.25, 0.4
+    assert found["paired_spread"] == [0.325, 1.325]
+    assert "core_ratio" not in found
 
 
 def _burn(started: object, go_on: object) -> None:
