@@ -93,8 +93,7 @@ def open_source(config: TrainConfig, world: World) -> Source:
         raise InputError(f"method {config.method}, variant {config.variant}: its teacher's outputs depend on the run")
     images = image_set(config.dataset, config.data, "train", world)
     needs = Signal.LOGITS
-    autocast = parallel.autocast_factory(config.runtime, world.device)
-    teacher = build_live(config, Ask(needs, images.num_classes, world, autocast), config.teacher.source)
+    teacher = build_live(config, Ask(needs, images.num_classes, world), config.teacher.source)
     assert teacher.network is not None
     student = build_student(config, images.num_classes) if config.student.model else teacher.network
     streams = dict(build_distiller(config, make_setting(config, student, teacher, images)).shown_streams)

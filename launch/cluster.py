@@ -39,6 +39,7 @@ class ClusterConfig(Section):
     retries: int = key(0, "starts after a failure (not after pre-emption or a time limit: those are free)", ge=0)
     parallel: int = key(0, "runs of an array at once, 0 = all (local: one)", ge=0)
     pack: int = key(1, "runs that share a GPU", ge=1)
+    patience: int = key(10, "minutes that a Slurm which does not answer is waited for", ge=1)
     check_folder: bool = key(True, "refuse a run folder on a disk of this machine when Slurm has other machines")
 
     @field_validator("partition", "account", "qos", "mem")
@@ -113,8 +114,13 @@ def visible_gpus() -> tuple[int, ...]:
     return tuple(range(torch.cuda.device_count()))
 
 
-def submitit_parameters(cluster: ClusterConfig, name: str, teardown: Sequence[str] = ()) -> dict[str, Any]:
-    """Parameters of submitit's AutoExecutor. name: the job's; teardown: shell lines after the run (Slurm)."""
+def submitit_parameters(
+    cluster: ClusterConfig, name: str, teardown: Sequence[str] = (), after: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Parameters of submitit's AutoExecutor. name: the job's; teardown: shell lines after the run (Slurm).
+
+    after: Slurm's jobs, or tasks of arrays, that must end well first; where one does not, Slurm cancels this one.
+    """
     common: dict[str, Any] = {"name": re.sub(r"[^\w.+/-]", "_", name), "timeout_min": cluster.time}
     common |= {"tasks_per_node": cluster.tasks, "stderr_to_stdout": True}
     if cluster.name != "slurm":
@@ -128,9 +134,18 @@ def submitit_parameters(cluster: ClusterConfig, name: str, teardown: Sequence[st
         "slurm_array_parallelism": cluster.parallel or 256,
         # A rank that dies takes the others with it: they would wait for it until the time limit.
         "slurm_srun_args": ["--kill-on-bad-exit=1"],
-        "slurm_additional_parameters": {"requeue": True, **cluster.extra},
+        "slurm_additional_parameters": {"requeue": True, **cluster.extra, **dependency(cluster, after)},
     }
     return common | {"nodes": cluster.nodes, "cpus_per_task": cluster.cpus_per_task, **slurm} | asked_gpus(cluster)
+
+
+def dependency(cluster: ClusterConfig, after: Sequence[str]) -> dict[str, str]:
+    """Keys of sbatch that hold a job back until others have ended well; beside a dependency of cluster.extra."""
+    if not after:
+        return {}
+    own = cluster.extra.get("dependency")
+    wanted = ["afterok:" + ":".join(after), *([str(own)] if own else [])]
+    return {"dependency": ",".join(wanted), "kill-on-invalid-dep": "yes"}
 
 
 def asked_gpus(cluster: ClusterConfig) -> dict[str, Any]:

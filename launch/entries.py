@@ -1,10 +1,13 @@
 """The entry points a job can run: how their words are checked before anything is queued, and what a job calls."""
 
+import glob
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pipeline.engine.stages import FOLDER as FIRST_STAGE
 
 
 def check_train(words: list[str]) -> Any:
@@ -60,13 +63,34 @@ def train_folder(config: Any) -> Path:
     return folder.parent if config.seeds > 1 else folder
 
 
+def train_marks(config: Any) -> tuple[str, ...]:
+    """Checkpoints, of a first stage too; with seeds=N those of each seed."""
+    folder = glob.escape(str(train_folder(config).absolute())) + ("/*" if config.seeds > 1 else "")
+    return f"{folder}/checkpoints/*.pt", f"{folder}/{FIRST_STAGE}/checkpoints/*.pt"
+
+
+def cache_marks(config: Any) -> tuple[str, ...]:
+    """Finished arrays and the parts of others."""
+    folder = glob.escape(str(Path(config.cache.out).absolute()))
+    return f"{folder}/view-*", f"{folder}/.*/view-*"
+
+
+def no_marks(config: Any) -> tuple[str, ...]:
+    """Begins anew at each start."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One entry point. folder: of its run; several_ranks: whether a group of processes runs it."""
+    """One entry point. folder: of its run; several_ranks: whether a group of processes runs it.
+
+    marks: patterns of the files that a run writes as it goes, and goes on from when it is started again.
+    """
 
     module: str
     check: Callable[[list[str]], Any]
     folder: Callable[[Any], Path]
+    marks: Callable[[Any], tuple[str, ...]] = no_marks
     several_ranks: bool = True
 
     def load(self) -> Any:
@@ -80,9 +104,12 @@ class Entry:
 
 
 ENTRIES = {
-    "train": Entry(module="pipeline.train", check=check_train, folder=train_folder),
+    "train": Entry(module="pipeline.train", check=check_train, folder=train_folder, marks=train_marks),
     "cache_teacher": Entry(
-        module="data_prep.cache_teacher", check=check_cache, folder=lambda c: Path(c.run.dir) / "cache_teacher"
+        module="data_prep.cache_teacher",
+        check=check_cache,
+        folder=lambda c: Path(c.run.dir) / "cache_teacher",
+        marks=cache_marks,
     ),
     "evaluate": Entry(module="pipeline.evaluate", check=check_evaluate, folder=lambda c: Path("runs") / "evaluate"),
     "benchmark": Entry(

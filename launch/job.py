@@ -6,49 +6,36 @@ are requeued at once. How the run ended stands in run-<index>.json of the job's 
 read.
 """
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from launch.entries import ENTRIES
+from launch.records import (
+    IDLE,
+    TAKEN,
+    ended_file,
+    newest,
+    next_start,
+    note_end,
+    read_starts,
+    wait_for_locks,
+    write_ended,
+    write_starts,
+)
+from launch.rendezvous import torch_environment
 from pipeline import entry as endings
 from pipeline.engine.interrupts import EXIT_CODE, Interrupted
-from pipeline.files import write_json
 
 LOCAL_AGAIN = 144  # submitit's local controller starts the tasks again
-PORTS = (10_000, 20_000)  # first, count: below those that systems give to clients
-
-
-def rendezvous(job_id: str, restarts: int) -> int:
-    """Port of the process group: another one after each requeue, because the first start's store is stale."""
-    number = int(re.sub(r"\D", "", job_id) or 0)
-    return PORTS[0] + (number * 16 + restarts) % PORTS[1]
-
-
-def torch_environment() -> dict[str, str]:
-    """What torchrun would set, out of Slurm's or the local launcher's variables."""
-    import submitit
-
-    env = submitit.JobEnvironment()
-    if env.num_tasks == 1:
-        return {}
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", 0))
-    return {
-        "RANK": str(env.global_rank),
-        "WORLD_SIZE": str(env.num_tasks),
-        "LOCAL_RANK": str(env.local_rank),
-        "LOCAL_WORLD_SIZE": str(max(1, env.num_tasks // env.num_nodes)),
-        "MASTER_ADDR": env.hostnames[0] if env.num_nodes > 1 else "127.0.0.1",
-        "MASTER_PORT": str(rendezvous(env.raw_job_id, restarts)),
-    }
 
 
 def slurm_job() -> str | None:
@@ -66,15 +53,18 @@ def preempted(job: str) -> bool:
     return "JobState=CANCELLED" not in shown and found is not None and found[1] not in ("None", "Unknown", "N/A")
 
 
-def start_again(number: int) -> NoReturn:
-    """Ends this rank after signal `number`; rank 0 sees to it that the run goes on."""
+def start_again(number: int, runs: Sequence["Run"]) -> NoReturn:
+    """Ends this rank after signal `number`; rank 0 sees to it that the runs go on."""
     job, leader = slurm_job(), os.environ.get("SLURM_PROCID", "0") == "0"
     if job is None:
         wanted = number == signal.SIGUSR2 and "SUBMITIT_LOCAL_JOB_ID" in os.environ
         os._exit(LOCAL_AGAIN if wanted else EXIT_CODE)
     if not leader:
         os._exit(0)  # --kill-on-bad-exit would stop rank 0 before it has asked
-    if number == signal.SIGUSR2 or preempted(job):
+    taken = preempted(job)
+    if number == signal.SIGUSR2 or taken:
+        for run in runs:
+            note_end(run.folder, run.index, TAKEN if taken else "time limit")
         print(f"{signal.Signals(number).name}: job {job} is requeued", flush=True)
         subprocess.run(["scontrol", "requeue", job], timeout=60)
     os._exit(EXIT_CODE)
@@ -82,21 +72,39 @@ def start_again(number: int) -> NoReturn:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run: number in its submission, words of its command line, folder of the submission."""
+    """One run: number in its submission, words of its command line, folder of the submission.
+
+    writes: the run's own folder; marks: patterns of the files that show how far it is.
+    """
 
     index: int
     words: tuple[str, ...]
     folder: Path
-
-    @property
-    def ended(self) -> Path:
-        """File that says how it ended."""
-        return self.folder / f"run-{self.index}.json"
+    writes: str = ""
+    marks: tuple[str, ...] = ()
 
     @property
     def log(self) -> Path:
         """What it prints where several share a GPU."""
         return self.folder / f"run-{self.index}.log"
+
+    def begin(self) -> str:
+        """Counts a start. Returns why the run is given up, '' where it may start."""
+        ended_file(self.folder, self.index).unlink(missing_ok=True)
+        starts = next_start(read_starts(self.folder, self.index), newest(self.marks))
+        if starts.idle >= IDLE:
+            message = f"{starts.idle} starts in a row ended before anything was saved: the time limit is shorter than "
+            message += "start-up and one step (raise cluster.time), or something else ends the job early"
+            self.end("failed", message)
+            return message
+        write_starts(self.folder, self.index, starts)
+        if starts.count > 1:
+            wait_for_locks(self.marks)
+        return ""
+
+    def end(self, outcome: str, message: str = "") -> None:
+        """How it ended."""
+        write_ended(self.folder, self.index, outcome, message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,25 +116,25 @@ class Job:
     retries: int = 0
 
     def __call__(self) -> str:
-        early: Any = lambda number, frame: self._early(number, frame)  # noqa: E731
+        early: Any = lambda number, frame: start_again(number, self.runs)  # noqa: E731
+        # Before training listens itself, and in what has nothing to save: nothing is lost by starting again.
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, early)
-        os.environ.update(torch_environment())
+        os.environ.update(torch_environment(self.runs[0].folder))
+        if is_leader():
+            early_file(self.runs[0].folder).unlink(missing_ok=True)  # Python came up: those before are no row any more
+            given_up = [message for message in [run.begin() for run in self.runs] if message]
+            if given_up:
+                print(f"error: {given_up[0]}", file=sys.stderr, flush=True)
+                sys.exit(endings.USER_ERROR)  # what cluster.retries does not repeat
         if len(self.runs) > 1:
-            return self._together()
+            return run_together(self.entry, self.runs)
         return self._alone(self.runs[0])
-
-    def _early(self, number: int, frame: FrameType | None) -> None:
-        """Before training listens itself, and in what has nothing to save: nothing is lost by starting again."""
-        start_again(number)
 
     def _alone(self, run: Run) -> str:
         """The entry point in this process."""
-        leader = os.environ.get("RANK", "0") == "0"
-        if leader:
-            run.ended.unlink(missing_ok=True)
         module = ENTRIES[self.entry].load()
-        sys.argv = [str(Path(__file__).resolve().parents[1] / ENTRIES[self.entry].script), *run.words]
+        sys.argv = [str(script_of(self.entry)), *run.words]
         failures = {**getattr(module, "FAILURES", {})}
         failures.pop(Interrupted, None)
         code: int | str | None = 0
@@ -136,69 +144,70 @@ class Job:
             code = ended.code
         except Interrupted as stopped:
             print(stopped, flush=True)
-            start_again(stopped.number)
+            start_again(stopped.number, self.runs)
         except BaseException as error:
-            self._failed(run, leader, f"{type(error).__name__}: {error}")
             traceback.print_exc()
-            sys.exit(LOCAL_AGAIN if self._local_retry(run, leader) else 1)
+            self._fail(run, f"{type(error).__name__}: {error}", 1)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # it is done: a late signal must not start it again
         if code:
-            self._failed(run, leader, f"exit code {code}")
-            sys.exit(LOCAL_AGAIN if code != endings.USER_ERROR and self._local_retry(run, leader) else code)
-        if leader:
-            write_json(run.ended, {"outcome": "done"})
+            self._fail(run, f"exit code {code}", code)
+        if is_leader():
+            run.end("done")
         return "done"
 
-    def _failed(self, run: Run, leader: bool, message: str) -> None:
-        if leader:
-            write_json(run.ended, {"outcome": "failed", "message": message})
-
-    def _local_retry(self, run: Run, leader: bool) -> bool:
-        """Whether the local launcher starts a failed run once more; under Slurm the batch script counts."""
-        if slurm_job() is not None or not leader or "SUBMITIT_LOCAL_JOB_ID" not in os.environ:
-            return False
-        counter = run.folder / f"run-{run.index}.failures"
-        failures = len(counter.read_text()) if counter.exists() else 0
-        counter.write_text("x" * (failures + 1))
-        return failures < self.retries
-
-    def _together(self) -> str:
-        """Each run in a process of its own; signals go to all, and one that was stopped starts all again: those that
-        are done end at once."""
-        script = Path(__file__).resolve().parents[1] / ENTRIES[self.entry].script
-        processes: list[subprocess.Popen[bytes]] = []
-        received = []
-
-        def forward(number: int, frame: FrameType | None) -> None:
-            received.append(number)
-            for process in processes:
-                process.send_signal(number)
-
-        for number in (signal.SIGUSR2, signal.SIGTERM):
-            signal.signal(number, forward)
-        for run in self.runs:
-            run.ended.unlink(missing_ok=True)
-            with run.log.open("ab") as log:
-                command = [sys.executable, "-u", str(script), *run.words]
-                processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
-        codes = [process.wait() for process in processes]
-        for run, code in zip(self.runs, codes, strict=True):
-            if code == 0:
-                write_json(run.ended, {"outcome": "done"})
-            elif not received:
-                self._failed(run, True, f"exit code {code}")
-        if received and any(codes):
-            start_again(received[-1])
-        if any(codes):
-            sys.exit(next(code if code > 0 else 128 - code for code in codes if code))
-        return "done"
+    def _fail(self, run: Run, message: str, code: int | str) -> NoReturn:
+        """Ends this rank; the local launcher may start the run once more, under Slurm the batch script counts."""
+        if not is_leader():
+            sys.exit(code)
+        run.end("failed", message)
+        starts = note_end(run.folder, run.index, "failed")
+        local = slurm_job() is None and "SUBMITIT_LOCAL_JOB_ID" in os.environ
+        again = local and code != endings.USER_ERROR and starts.failures <= self.retries
+        sys.exit(LOCAL_AGAIN if again else code)
 
 
-def read_ended(file: Path) -> dict[str, str] | None:
-    """What a run wrote at its end, None while there is nothing."""
-    try:
-        found: dict[str, str] = json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return found
+def early_file(folder: Path) -> Path:
+    """Where the batch script counts the starts that were stopped before Python listened."""
+    return folder / f"early-{os.environ.get('SLURM_JOB_ID', '')}"
+
+
+def is_leader() -> bool:
+    """Whether this is rank 0."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def script_of(entry: str) -> Path:
+    """The entry point in the tree that this file is of."""
+    return Path(__file__).resolve().parents[1] / ENTRIES[entry].script
+
+
+def run_together(entry: str, runs: Sequence[Run]) -> str:
+    """Each run in a process of its own; signals go to all, and one that was stopped starts all again: those that
+    are done end at once."""
+    processes: list[subprocess.Popen[bytes]] = []
+    received = []
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for process in processes:
+            process.send_signal(number)
+
+    for number in (signal.SIGUSR2, signal.SIGTERM):
+        signal.signal(number, forward)
+    for run in runs:
+        with run.log.open("ab") as log:
+            command = [sys.executable, "-u", str(script_of(entry)), *run.words]
+            processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
+    codes = [process.wait() for process in processes]
+    for run, code in zip(runs, codes, strict=True):
+        if code == 0:
+            run.end("done")
+        elif not received:
+            run.end("failed", f"exit code {code}")
+            note_end(run.folder, run.index, "failed")
+    if received and any(codes):
+        start_again(received[-1], runs)
+    if any(codes):
+        sys.exit(next(code if code > 0 else 128 - code for code in codes if code))
+    return "done"

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from pipeline.contracts import InputError
+from pipeline.engine.run_dir import commit_of
 from pipeline.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,8 +41,5 @@ def take(folder: Path, root: Path = ROOT) -> Path:
             digest.update(os.fsencode(name) + b"\0" + target.read_bytes())
     except OSError as error:
         raise InputError(f"cannot copy the code to {folder}: {error.strerror}") from None
-    commit = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
-    )
-    write_json(folder / "SNAPSHOT.json", {"git": commit.stdout.strip() or None, "sha256": digest.hexdigest()})
+    write_json(folder / "SNAPSHOT.json", {"git": commit_of(root)["git"], "sha256": digest.hexdigest()})
     return folder

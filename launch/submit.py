@@ -16,7 +16,7 @@ from typing import Any, Literal
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch import sending
+from launch import checks, sending
 from launch.cluster import ClusterConfig, own_words, with_site
 from launch.entries import ENTRIES
 from launch.sending import Submitted, submit_runs
@@ -29,6 +29,7 @@ from pipeline.engine.run_dir import RunDir
 from pipeline.registry import UnknownName
 
 __all__ = ["SubmitConfig", "Submitted", "submit_runs"]
+FAILURES: dict[type[Exception], int] = {sending.JobFailed: 1}
 
 
 class SubmitKeys(Section):
@@ -62,7 +63,7 @@ def read_config(words: list[str]) -> tuple[SubmitConfig, list[str], Any]:
     except (InputError, UnknownName) as error:
         problems.append(str(error.args[0]))
     if not problems:
-        problems += sending.cluster_problems(config.cluster, config.entry, run)
+        problems += checks.cluster_problems(config.cluster, config.entry, run)
     if problems:
         raise ConfigError(problems)
     return config, rest, run
@@ -115,22 +116,23 @@ def main(argv: list[str]) -> None:
     """The command line."""
     config, words, run = read_config(argv)
     folder = free_folder(ENTRIES[config.entry].folder(run).absolute())
-    sending.check_folder(config.cluster, folder)
+    checks.check_folder(config.cluster, folder)
     if config.submit.dry:
         print(sending.script(config.cluster, folder, config.entry))
         return
     words = prepared(config.entry, words, run)
     [job] = submit_runs(config.cluster, [words], folder, config.entry)
-    print(f"job {job.job_id} on cluster={config.cluster.name}, folder {folder}")
-    print(f"watch:  tail -F {job.logs()[0]}", flush=True)
+    print(f"job {job.job_id or 'here'} on cluster={config.cluster.name}, folder {folder}", flush=True)
+    for log in job.logs()[:1]:
+        print(f"watch:  tail -F {log}", flush=True)
     if config.cluster.name == "slurm":
         print(f"        squeue -j {job.job_id}; to stop it: scancel {job.job_id}", flush=True)
     if config.cluster.name == "debug":
-        job.wait()
+        job.check()
     elif config.follow:
         follow(job)
 
 
 if __name__ == "__main__":
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    endings.run(main, help_text, {sending.JobFailed: 1})
+    endings.run(main, help_text, FAILURES)

@@ -73,7 +73,10 @@ def spread_text(spread: Spread | None) -> str:
 
 def _part(name: str, rows: list[Row]) -> Part:
     notes = _unique(note for row in rows for note in row.notes)
-    columns = tuple(c for c in COLUMNS if c != "settings" or any(r.settings for r in rows))
+    known = any(row.figure for row in rows)
+    needed = {"settings": any(row.settings for row in rows), "source": known or bool(notes)}  # notes stand there
+    needed |= dict.fromkeys(("published", "difference"), known)
+    columns = tuple(c for c in COLUMNS if needed.get(c, True))
     return Part(name, columns, [[_cell(row, column, notes) for column in columns] for row in rows], notes)
 
 

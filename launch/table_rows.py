@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from launch.published import Figure, Published, Source, choose, figures, find
@@ -150,21 +151,27 @@ def _value(value: Any) -> str:
 
 def gaps(groups: list[Group]) -> list[str]:
     """A line for each cell that lacks seeds which other cells of its data set have, and for each unfinished run."""
+    given = {r.config.teacher.checkpoint for one in groups for r in (*one.runs, *one.unfinished)}
+    teachers = {Path(checkpoint).resolve() for checkpoint in given if checkpoint}  # one seed teaches all students
     seeds: dict[str, set[int]] = {}
     for one in groups:
-        seeds.setdefault(one.any_run.config.dataset, set()).update(r.config.seed for r in (*one.runs, *one.unfinished))
+        seeds.setdefault(one.any_run.config.dataset, set()).update(_seeds(one, teachers))
     lines = []
     for one in groups:
-        run = one.any_run
-        own = {r.config.seed for r in (*one.runs, *one.unfinished)}
+        run, own = one.any_run, _seeds(one, teachers)
         name = f"{run.config.dataset} {run.pair} {run.config.method} {settings_text(one.settings)}".strip()
-        missing = sorted(seeds[run.config.dataset] - own)
+        missing = sorted(seeds[run.config.dataset] - own) if own else []
         if missing:
             lines.append(f"{name}: no run of seed {', '.join(map(str, missing))}")
         done = set(one.seeds)
         unfinished = [r for r in one.unfinished if r.config.seed not in done]
         lines += [f"{name}: seed {r.config.seed} is not finished ({r.state}; {r.folder})" for r in unfinished]
     return lines
+
+
+def _seeds(one: Group, teachers: set[Path]) -> set[int]:
+    """Those of its runs, unless other runs here learn from them."""
+    return {r.config.seed for r in (*one.runs, *one.unfinished) if r.folder.resolve() not in teachers}
 
 
 def source_text(source: Source) -> str:

@@ -1,14 +1,19 @@
-"""What became of a job: asked from Slurm itself, with and without its accounting (sacct), and said in words."""
+"""What became of jobs: asked from Slurm itself, with and without its accounting (sacct), and said in words."""
 
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING"}
 RUNNING = {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
 OVER = {"pending": False, "running": False, "unknown": False}  # every other state is an end
+
+WAITED = "a run that it waits for failed"
+EARLY = "the signal that asks for a checkpoint came before Python had started, again and again: raise cluster.time"
+FIELDS = "JobArrayID:40,State:20,exit_code:12,RestartCnt:8,Reason:60"
 
 # A pattern of the log, and what it means; the first one that is found counts.
 SIGNS = (
@@ -23,11 +28,12 @@ SIGNS = (
 
 @dataclass(frozen=True)
 class Seen:
-    """Slurm's answer: its state (upper case; '' where it does not know the job) and 'code:signal'."""
+    """Slurm's answer: its state (upper case; '' where it does not know the job), 'code:signal', and why it says so."""
 
     state: str
     exit_code: str = "0:0"
     restarts: int = 0
+    reason: str = ""
 
 
 def call(*command: str) -> subprocess.CompletedProcess[str]:
@@ -40,50 +46,76 @@ def call(*command: str) -> subprocess.CompletedProcess[str]:
 
 def look(job_id: str) -> Seen | None:
     """What Slurm says of a job; None when Slurm itself does not answer."""
-    shown = call("scontrol", "-o", "show", "job", job_id)
-    if shown.returncode == 0 and "JobState=" in shown.stdout:
-        fields = dict(re.findall(r"\b(JobState|ExitCode|Restarts)=(\S+)", shown.stdout.splitlines()[0]))
-        return Seen(fields["JobState"], fields.get("ExitCode", "0:0"), int(fields.get("Restarts", 0)))
-    if "Invalid job id" not in shown.stderr:
-        return None
-    if shutil.which("sacct"):  # the controller forgets a job after MinJobAge, 300 s by default
-        told = call("sacct", "-n", "-X", "-P", "-o", "State,ExitCode", "-j", job_id)
-        if told.returncode == 0 and told.stdout.strip():
-            state, code = told.stdout.strip().splitlines()[-1].split("|")[:2]
-            return Seen(state.split()[0], code)
-    return Seen("")
+    return look_all([job_id])[job_id]
 
 
-def judge(ended: dict[str, str] | None, seen: Seen | None) -> str:
+def look_all(job_ids: Iterable[str]) -> dict[str, Seen | None]:
+    """The same of many jobs (NUMBER, or NUMBER_TASK of an array), in one call however many they are."""
+    wanted = list(dict.fromkeys(job_ids))
+    if not wanted:
+        return {}
+    arrays = wanted if len(wanted) == 1 else sorted({one.partition("_")[0] for one in wanted})
+    told = call("squeue", "-h", "-r", "-t", "all", "-j", ",".join(arrays), "-O", FIELDS)
+    if told.returncode != 0 and "Invalid job id" not in told.stderr:
+        return dict.fromkeys(wanted)
+    rows = [line.split(maxsplit=4) for line in told.stdout.splitlines()]
+    known = {row[0]: Seen(row[1], wait_status(row[2]), int(row[3]), row[4].strip()) for row in rows if len(row) == 5}
+    forgotten = [one for one in wanted if one not in known]  # after MinJobAge, 300 s by default
+    return {one: known.get(one) for one in wanted} | (accounted(forgotten) if forgotten else {})
+
+
+def accounted(job_ids: list[str]) -> dict[str, Seen | None]:
+    """What the accounting says of jobs that the controller has forgotten; Seen("") without it."""
+    found: dict[str, Seen | None] = {one: Seen("") for one in job_ids}
+    if not shutil.which("sacct"):
+        return found
+    arrays = ",".join(sorted({one.partition("_")[0] for one in job_ids}))
+    told = call("sacct", "-n", "-X", "-P", "-o", "JobID,State,ExitCode", "-j", arrays)
+    rows = [line.split("|") for line in told.stdout.splitlines()] if told.returncode == 0 else []
+    return found | {row[0]: Seen(row[1].split()[0], row[2]) for row in rows if row[0] in found and row[1]}
+
+
+def wait_status(number: str) -> str:
+    """'code:signal' of the number that waitpid gave."""
+    value = int(number) if number.isdigit() else 0
+    return f"{value >> 8}:{value & 127}"
+
+
+def judge(ended: Mapping[str, str] | None, seen: Seen | None) -> str:
     """pending, running, done, failed, cancelled, timeout, lost or unknown.
 
-    ended: what the run wrote at its end. A failure that is being started again counts as pending.
+    ended: what the run wrote at its end, or what was written for one that was never started. A failure that is being
+    started again counts as pending.
     """
-    if ended is not None and ended["outcome"] == "done":
-        return "done"
+    if ended is not None and ended["outcome"] in ("done", "cancelled"):
+        return ended["outcome"]
     if seen is None:
         return "unknown"
     if seen.state in WAITING or seen.state in RUNNING:
         return "pending" if seen.state in WAITING else "running"
     if ended is not None:
-        return "failed"
+        return ended["outcome"]
     return {"CANCELLED": "cancelled", "TIMEOUT": "timeout", "": "lost"}.get(seen.state, "failed")
 
 
-def explain(ended: dict[str, str] | None, seen: Seen | None, log: str) -> str:
+def explain(ended: Mapping[str, str] | None, seen: Seen | None, log: str) -> str:
     """Why a job ended without a result, in one line."""
+    if ended is not None and ended["outcome"] == "cancelled":
+        return ended["message"]
     state, (code, number) = (seen.state, seen.exit_code.split(":")) if seen else ("", ("0", "0"))
     if state in ("NODE_FAIL", "BOOT_FAIL"):
         return "node failure: the machine died or lost its connection"
     if state == "OUT_OF_MEMORY":
         return SIGNS[2][1]
     if state == "CANCELLED":
-        return "cancelled"
+        return WAITED if seen is not None and seen.reason == "DependencyNeverSatisfied" else "cancelled"
     for pattern, meaning in SIGNS:
         if re.search(pattern, log, re.IGNORECASE if meaning is SIGNS[2][1] else 0):
             return meaning
     if state in ("TIMEOUT", "DEADLINE"):
         return "stopped at the time limit before a checkpoint was written: raise cluster.time or cluster.signal_delay"
+    if code == "140":
+        return EARLY
     if code in ("137", "9") or number == "9" or re.search(r"task \d+: Killed", log):
         return "killed by SIGKILL: by somebody, or by the system for want of memory"
     if ended is not None:

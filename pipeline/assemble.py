@@ -33,7 +33,7 @@ from pipeline.methods import (
 from pipeline.models.blocks import BLOCKS, PLAIN
 from pipeline.models.build import resolve
 from pipeline.registry import Registry
-from pipeline.teacher_sources import Ask, accept_cache, build_teacher
+from pipeline.teacher_sources import Ask, accept_cache, build_teacher, overlap
 from pipeline.teachers import TEACHERS
 
 ALIASES = {"model": "student.model"}
@@ -180,21 +180,23 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
         )
 
 
-def build(config: TrainConfig, world: World) -> tuple[Parts, int]:
-    """All parts of a run, and the number of training images. Raises InputError."""
+def build(config: TrainConfig, world: World, sets: tuple[ImageSet, ImageSet] | None = None) -> tuple[Parts, int]:
+    """All parts of a run, and the number of training images. sets: what build_sets gave. Raises InputError."""
     kinds = method_kinds(config)
     needs = functools.reduce(operator.or_, (kind.needs for kind in kinds.values()), Signal.NONE)
-    images, test_images = build_sets(config, world)
+    images, test_images = sets or build_sets(config, world)
     student = build_student(config, images.num_classes)
     student = in_form(student, kinds, config.variant, config.data.image_size)
     autocast = autocast_factory(config.runtime, world.device)
-    teacher = build_teacher(config, Ask(needs, images.num_classes, world, autocast))
+    teacher = build_teacher(config, Ask(needs, images.num_classes, world))
     distiller = build_distiller(config, make_setting(config, student, teacher, images))
     check_growth(config, distiller, teacher)
     train, evaluations = build_loaders(config, world, images, test_images, distiller.streams, teacher.views)
     accept_cache(config, teacher, images, train, distiller.shown_streams)
+    student = prepare_student(student, config.runtime, world)
+    overlap(config, teacher, student, distiller, world.device)
     parts = Parts(
-        student=prepare_student(student, config.runtime, world),
+        student=student,
         distiller=distiller.to(world.device),
         teacher=teacher,
         train=train,

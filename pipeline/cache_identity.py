@@ -9,10 +9,10 @@ from torch import nn
 
 from pipeline import views
 from pipeline.config import TrainConfig
-from pipeline.contracts import Loader, Stream
+from pipeline.contracts import Loader, Signal, Stream
 from pipeline.datasets import ImageSet
 from pipeline.loaders.plan import STEP_KINDS
-from pipeline.methods import teacher_preprocess
+from pipeline.methods import declared_by, method_kinds, teacher_preprocess
 from pipeline.teachers import TEACHERS
 
 COMPILED = "_orig_mod."  # what torch.compile puts into names
@@ -26,6 +26,19 @@ def weights_hash(network: nn.Module) -> str:
         digest.update(f"{name.replace(COMPILED, '')} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def precision_of(config: TrainConfig) -> dict[str, Any]:
+    """amp: the teacher's autocast; fold: whether its batch norms are folded, which changes the last bits.
+
+    fold=auto folds for methods that want neither stage maps nor a teacher in training mode.
+    """
+    teacher = config.teacher
+    fold = teacher.fold == "on"
+    if teacher.fold == "auto":
+        maps = any(Signal.FEATURES in kind.needs for kind in method_kinds(config).values())
+        fold = not (maps or declared_by(config, "teacher_in_train_mode") or declared_by(config, "teacher_probed"))
+    return {"amp": config.runtime.amp if teacher.amp == "same" else teacher.amp, "fold": fold}
 
 
 def _teacher(config: TrainConfig, source: str, network: nn.Module | None) -> dict[str, Any]:
@@ -85,6 +98,6 @@ def identity_of(
         "data": law | {"seed": data.seed, "mean": list(data.mean), "std": list(data.std)},
         "law": {"version": views.VERSION},
         "pixels": loader.pixels,
-        "precision": {"amp": config.runtime.amp},
+        "precision": precision_of(config),
         "streams": {name: _stream(stream, config) for name, stream in sorted(streams.items())},
     }

@@ -1,8 +1,7 @@
 """From a configuration to the source of the teacher's outputs. For entry points only."""
 
 import functools
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,24 +9,25 @@ import torch
 from torch import nn
 
 from pipeline import networks
-from pipeline.cache_identity import identity_of
+from pipeline.cache_identity import identity_of, precision_of
 from pipeline.config import TrainConfig
-from pipeline.contracts import InputError, Loader, Signal, Stream, TeacherSource
+from pipeline.contracts import Distiller, InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import ImageSet
-from pipeline.engine.parallel import World, prepare_frozen
+from pipeline.engine.parallel import World, autocast_factory, place, prepare_frozen
 from pipeline.methods import declared_by, in_form, method_kinds, seeded, teacher_preprocess
+from pipeline.models.folding import fold_norms
 from pipeline.teachers import TEACHERS
+from pipeline.teachers.beside import Beside, SideStream
 from pipeline.teachers.cached import CachedTeacher
-from pipeline.teachers.live import NoTeacher
+from pipeline.teachers.live import LiveTeacher, NoTeacher
 
 
 class Ask(NamedTuple):
-    """What a run asks of its teacher: signals, classes of the data set; and where and under which autocast it runs."""
+    """What a run asks of its teacher: signals, classes of the data set; and where it runs."""
 
     needs: Signal
     num_classes: int
     world: World
-    autocast: Callable[[], AbstractContextManager[object]]
 
 
 def build_teacher(config: TrainConfig, ask: Ask) -> TeacherSource:
@@ -35,7 +35,9 @@ def build_teacher(config: TrainConfig, ask: Ask) -> TeacherSource:
     if not ask.needs:
         return NoTeacher()
     kind = TEACHERS.get(config.teacher.source)
-    source = build_cached(config, ask) if kind.recorded else build_live(config, ask, config.teacher.source)
+    source: TeacherSource = (
+        build_cached(config, ask) if kind.recorded else build_live(config, ask, config.teacher.source)
+    )
     missing = ask.needs & ~source.provides
     if missing:
         raise InputError(
@@ -90,7 +92,7 @@ def accept_cache(
 
 def build_live(config: TrainConfig, ask: Ask, source: str) -> TeacherSource:
     """A source that runs the teacher's network."""
-    teacher = config.teacher
+    teacher, device = config.teacher, ask.world.device
     if teacher.model is None:
         raise InputError(f"method {config.method} needs a teacher: give pair=TEACHER-STUDENT, or teacher.model=")
     if teacher.checkpoint is None:
@@ -99,30 +101,80 @@ def build_live(config: TrainConfig, ask: Ask, source: str) -> TeacherSource:
             "ones; none: an untrained teacher, for benchmarks)"
         )
     prepare = teacher_preprocess(config)
-
-    def make_network() -> nn.Module:
-        with seeded(config.seed, 2):
-            network = networks.make(
-                str(teacher.model),
-                num_classes=ask.num_classes,
-                image_size=prepare.image_size or config.data.image_size,
-                checkpoint=teacher.checkpoint,
-                dataset=config.dataset,
-                root=teacher.root,
-                part="teacher",
-                options=teacher.args,
-                other_sizes=() if prepare.image_size else {config.data.smallest_size} - {config.data.image_size},
-            )
-        if declared_by(config, "teacher_probed"):
-            with seeded(config.seed, 3), torch.no_grad():
-                network.train()(torch.randn(1, 3, config.data.image_size, config.data.image_size))
-        network = in_form(network, method_kinds(config), config.variant, prepare.image_size or config.data.image_size)
-        return prepare_frozen(network, config.runtime, ask.world.device)
-
+    image_size = prepare.image_size or config.data.image_size
     kind = TEACHERS.get(source)
     options = getattr(teacher, kind.section).model_dump() if kind.section else {"batch_statistics": None}
     if options["batch_statistics"] is None:
         options["batch_statistics"] = declared_by(config, "teacher_in_train_mode")
-    prepare = prepare.to(ask.world.device)
-    built: TeacherSource = kind(make_network, needs=ask.needs, autocast=ask.autocast, prepare=prepare, **options)
+    precision = precision_of(config)
+    fold = precision["fold"]
+    if fold and options["batch_statistics"] and kind.section is None:
+        raise InputError(f"teacher.fold=on: method {config.method} runs its teacher on the statistics of each batch")
+
+    def ready(network: nn.Module) -> nn.Module:
+        if fold:
+            size = (1, 3, image_size, image_size)
+            network = fold_norms(network, torch.zeros(size, device=device, dtype=next(network.parameters()).dtype))
+        return prepare_frozen(network, config.runtime, device)
+
+    built: TeacherSource = kind(
+        functools.partial(_network, config, ask, image_size),
+        needs=ask.needs,
+        autocast=autocast_factory(config.runtime.model_copy(update={"amp": precision["amp"]}), device),
+        prepare=prepare.to(device),
+        ready=ready,
+        **options,
+    )
     return built
+
+
+def _network(config: TrainConfig, ask: Ask, image_size: int) -> nn.Module:
+    """The teacher's network with its own weights, in the form that the method works on, on the device.
+
+    image_size: pixels that it sees.
+    """
+    teacher, data = config.teacher, config.data
+    own_size = teacher_preprocess(config).image_size
+    with seeded(config.seed, 2):
+        network = networks.make(
+            str(teacher.model),
+            num_classes=ask.num_classes,
+            image_size=image_size,
+            checkpoint=teacher.checkpoint,
+            dataset=config.dataset,
+            root=teacher.root,
+            part="teacher",
+            options=teacher.args,
+            other_sizes=() if own_size else {data.smallest_size} - {data.image_size},
+        )
+    if declared_by(config, "teacher_probed"):
+        with seeded(config.seed, 3), torch.no_grad():
+            network.train()(torch.randn(1, 3, data.image_size, data.image_size))
+    network = in_form(network, method_kinds(config), config.variant, image_size)
+    return place(network, config.runtime, ask.world.device).eval()
+
+
+def overlap(
+    config: TrainConfig, teacher: TeacherSource, student: nn.Module, distiller: Distiller, device: torch.device
+) -> None:
+    """teacher.stream: from now on the teacher's forward runs beside the student's, on CUDA.
+
+    Where something may read the teacher's outputs before the student has run, or the student is compiled by itself,
+    all stays as it is.
+    """
+    wanted = config.teacher.stream and device.type == "cuda"
+    if wanted and isinstance(teacher, LiveTeacher) and reads_after_student(config, distiller):
+        run_beside(teacher, student, SideStream(device))
+
+
+def reads_after_student(config: TrainConfig, distiller: Distiller) -> bool:
+    """Whether nothing looks at the teacher's outputs before the student's forward, and that is plain Python."""
+    asks = any(kind.extra_batches is not Distiller.extra_batches for kind in method_kinds(config).values())
+    before = distiller.teacher_pass or distiller.first_stage is not None
+    return config.runtime.compile in ("off", "graph") and not asks and not before
+
+
+def run_beside(teacher: LiveTeacher, student: nn.Module, beside: Beside) -> None:
+    """The losses, which come after `student`, wait for `teacher`; the student's forward does not."""
+    teacher.beside, teacher.waits = beside, True
+    student.register_forward_hook(lambda *_: beside.join())

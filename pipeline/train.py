@@ -6,6 +6,7 @@ torchrun --nproc-per-node 2 pipeline/train.py dataset=cifar100 data.root=D pair=
 """
 
 import contextlib
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 import torch
 
 from pipeline import entry
-from pipeline.assemble import ALIASES, NAMES, build, default_name
+from pipeline.assemble import ALIASES, NAMES, build, build_sets, default_name
 from pipeline.config import TrainConfig, compose, describe
+from pipeline.contracts import InputError
+from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import interrupts, parallel
 from pipeline.engine.latch import NonFiniteLoss
@@ -25,9 +28,12 @@ from pipeline.engine.loop import CheckpointNotWritten, Parts, Trainer
 from pipeline.engine.parallel import World
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import RunDir
+from pipeline.engine.seeds import prepare_to_fork, share_out, train_together
+from pipeline.engine.seeds.display import Display
 from pipeline.engine.stages import run_first_stage
 from pipeline.engine.summary import seeds_text
 from pipeline.files import write_json
+from pipeline.loaders import LOADERS
 from pipeline.models import MODELS
 
 FAILURES: dict[type[Exception], int] = {
@@ -35,6 +41,8 @@ FAILURES: dict[type[Exception], int] = {
     NonFiniteLoss: 1,
     CheckpointNotWritten: 1,
 }
+SIGNALLED = 128  # + the number of the signal: the exit code of what was killed, as shells have it
+Sets = tuple[ImageSet, ImageSet]
 
 
 def help_text() -> str:
@@ -47,7 +55,8 @@ def help_text() -> str:
 
 def one_seed(config: TrainConfig, number: int) -> TrainConfig:
     """The configuration of run `number` of seeds=N, with its name filled in."""
-    seeded = config.model_copy(update={"seed": config.seed + number, "seeds": 1})
+    runtime = config.runtime.model_copy(update={"parallel_seeds": 1})
+    seeded = config.model_copy(update={"seed": config.seed + number, "seeds": 1, "runtime": runtime})
     name = config.run.name or default_name(seeded)
     if config.run.name and config.seeds > 1:
         name = f"{name}/seed{seeded.seed}"
@@ -75,9 +84,9 @@ def header(config: TrainConfig, parts: Parts, world: World, train_images: int) -
     return lines
 
 
-def train_one(config: TrainConfig, world: World, reporter: Reporter) -> dict[str, Any]:
-    """One run in its folder; returns its summary."""
-    parts, images = build(config, world)
+def train_one(config: TrainConfig, world: World, reporter: Reporter, sets: Sets | None = None) -> dict[str, Any]:
+    """One run in its folder; returns its summary. sets: training and test set where they have been read before."""
+    parts, images = build(config, world, sets)
     run = RunDir(Path(config.run.dir) / str(config.run.name))
     if config.run.resume == "never":
         aside = world.on_leader(run.set_aside)
@@ -94,6 +103,57 @@ def train_one(config: TrainConfig, world: World, reporter: Reporter) -> dict[str
         return Trainer(parts, config, world, run, reporter).fit()
 
 
+def one_after_another(config: TrainConfig) -> None:
+    """Every seed in this process, on this rank."""
+    with parallel.start(config.runtime) as world:
+        reporter = Reporter(leader=world.leader)
+        summaries = [train_one(one_seed(config, k), world, reporter) for k in range(config.seeds)]
+        if len(summaries) > 1:
+            world.on_leader(lambda: write_seeds(config, summaries))
+            reporter.note(seeds_text(summaries))
+
+
+def at_once(config: TrainConfig) -> None:
+    """Every seed in a process of its own, several side by side. Ends the process when one of them has failed."""
+    if parallel.world_size()[1] > 1:
+        raise InputError(
+            "runtime.parallel_seeds trains each seed on one rank: start it by python, not by torchrun with several "
+            "ranks, or leave it off"
+        )
+    runs = {one_seed(config, k).seed: one_seed(config, k) for k in range(config.seeds)}
+    share, display = share_out(len(runs), config.runtime), Display()
+    prepare_to_fork()
+    LOADERS.names()  # imports them
+    # In this process once: whatever is missing is said before anything starts, and the memory is all seeds' own.
+    sets = build_sets(config, World(rank=0, ranks=1, device=torch.device("cpu"), side=None))
+
+    def work(seed: int, reporter: Reporter) -> None:
+        def train(argv: list[str]) -> None:
+            with parallel.start(runs[seed].runtime) as world:
+                train_one(runs[seed], world, reporter, sets)
+
+        entry.run(train, help_text, FAILURES)
+
+    display.note(f"{len(runs)} seeds, at most {share.at_once} at once, CPU threads of each: {share.threads}")
+    outcome = train_together([*runs], work, share, display)
+    if outcome.unfinished and (outcome.signal or not outcome.failed):
+        left = ", ".join(map(str, outcome.unfinished))
+        raise interrupts.Interrupted(outcome.signal or signal.SIGTERM, f"seeds {left} go on when started again")
+    if outcome.failed:
+        display.note(outcome.failed_text, error=True)
+        code = next(iter(outcome.failed.values()))
+        sys.exit(code if code > 0 else SIGNALLED - code)
+    summaries = [RunDir(Path(run.run.dir) / str(run.run.name)).read_summary() or {} for run in runs.values()]
+    write_seeds(config, summaries)
+    display.note(seeds_text(summaries))
+
+
+def write_seeds(config: TrainConfig, summaries: list[dict[str, Any]]) -> None:
+    """seeds.json beside the seeds' folders."""
+    folder = Path(config.run.dir) / str(one_seed(config, 0).run.name)
+    write_json(folder.parent / "seeds.json", summaries)
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     config = compose(
@@ -103,13 +163,8 @@ def main(argv: list[str]) -> None:
         for name, meaning in DISTILLERS.get(config.method).variants.items():
             print(f"{name}: {meaning}")
         return
-    with parallel.start(config.runtime) as world:
-        reporter = Reporter(leader=world.leader)
-        summaries = [train_one(one_seed(config, k), world, reporter) for k in range(config.seeds)]
-        if len(summaries) > 1:
-            folder = Path(config.run.dir) / str(one_seed(config, 0).run.name)
-            world.on_leader(lambda: write_json(folder.parent / "seeds.json", summaries))
-            reporter.note(seeds_text(summaries))
+    side_by_side = config.seeds > 1 and config.runtime.parallel_seeds != 1
+    (at_once if side_by_side else one_after_another)(config)
 
 
 if __name__ == "__main__":

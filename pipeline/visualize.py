@@ -82,7 +82,8 @@ def _single(name: str, material: Material, suffix: str) -> bytes:
 
 
 def _report(title: str, names: list[str], material: Material, lines: list[str]) -> str:
-    body = page.section("Runs", "Accuracies on the test set; best is the best epoch's.", page.table(material.groups))
+    means = "Test set, last and best epoch apart: mean ± sample standard deviation over the seeds that are done."
+    body = page.section("Results", means, page.results(material.groups))
     for name in names:
         kind = PICTURES.get(name)
         try:
@@ -90,6 +91,7 @@ def _report(title: str, names: list[str], material: Material, lines: list[str]) 
         except Nothing as reason:
             content = page.absent(str(reason))
         body += page.section(kind.title, kind.about, content)
+    body += page.section("Runs", "Best is the best epoch's. Speed is that of training.", page.table(material.groups))
     return page.page(title, lines, body)
 
 

@@ -14,8 +14,7 @@ missing() {
 absent=$(missing | tr '\n' ' ')
 [ -n "$absent" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "error: the tests of launch/ need Slurm; missing here: $absent" >&2
-    echo "as root: apt-get install --no-install-recommends $wanted" >&2
+    echo "Slurm is missing here: ${absent}(as root: apt-get install --no-install-recommends $wanted)" >&2
     exit 2
 fi
 echo "apt-get install $wanted"
@@ -30,6 +29,6 @@ if [ ! -e "$policy" ]; then
 fi
 {
     apt-get update -qq && apt-get install -y -qq --no-install-recommends $wanted
-} </dev/null >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+} </dev/null >"$log" 2>&1 || { cat "$log" >&2; echo "Slurm is missing here, and apt-get failed: $absent" >&2; exit 1; }
 absent=$(missing | tr '\n' ' ')
 [ -z "$absent" ] || { echo "error: installed, but not found: $absent" >&2; exit 1; }

@@ -1,6 +1,7 @@
 """What the fork server imports before its first child, so that no child has to."""
 
 import torch
+import torch._dynamo  # every optimiser does at its first step: 1.2 s
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline import datasets, distillers, loaders, models, teachers

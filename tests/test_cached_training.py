@@ -138,6 +138,8 @@ def test_other_ranks_batches_and_loaders_read_it(
         ("data.image_size=28", "data.image_size is 32 there, 28 here"),
         ("teacher.model=resnet14", "teacher."),
         ("runtime.amp=bf16", "precision.amp is off there, bf16 here"),
+        ("teacher.amp=bf16", "precision.amp is off there, bf16 here"),
+        ("teacher.fold=off", "precision.fold is true there, false here"),
         ("data.val_split=20", "dataset.held_out is null there, [20, 0] here"),
         ("method=mlkd", "streams.strong is null there"),
         ("method=fitnet", "fitnet needs FEATURES; teacher.source=cached provides LOGITS|POOLED|WEIGHTS"),

@@ -21,6 +21,12 @@ def on_off(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+def at_once(value: Any) -> Any:
+    """auto as 0, off (YAML's false) as 1."""
+    words = {"auto": 0, "off": 1, False: 1}
+    return words.get(value, value) if isinstance(value, str | bool) else value
+
+
 def key(default: Any, text: str, **limits: Any) -> Any:
     """A field with its default and its help text."""
     return Field(default, description=text, **limits)

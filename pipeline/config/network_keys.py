@@ -23,6 +23,13 @@ class TeacherConfig(Section):
     std: Rgb | None = key(None, "its own standard deviation where it differs from data.std")
     image_size: int | None = key(None, "pixels it sees where they differ from data.image_size", ge=1)
     interpolation: Literal["bilinear", "bicubic"] | None = key(None, "how; default that of its weights, or bilinear")
+    fold: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_off)] = key(
+        "auto", "batch norms as part of the convolutions before them; auto: unless the method reads maps or statistics"
+    )
+    amp: Annotated[Literal["same", "off", "bf16", "fp16"], BeforeValidator(off)] = key(
+        "same", "its own autocast; same as runtime.amp"
+    )
+    stream: bool = key(False, "on CUDA its forward runs beside the student's, on a stream of its own")
     prune: PruneConfig = PruneConfig()
     cache: Text | None = key(None, "folder of cached outputs (teacher.source=cached)")
     cached_from: Text = key("live", "source whose outputs were cached: live, or pruned")

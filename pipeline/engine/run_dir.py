@@ -126,14 +126,11 @@ def environment() -> dict[str, Any]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
     source = Path(__file__).resolve().parents[2]
-    commit = subprocess.run(
-        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
-    )
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         "versions": versions,
-        "git": commit.stdout.strip() or None,
+        **commit_of(source),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "cpu_threads": torch.get_num_threads(),
@@ -142,6 +139,17 @@ def environment() -> dict[str, Any]:
         "ranks": int(os.environ.get("WORLD_SIZE", 1)),
         "command": sys.argv,
     }
+
+
+def commit_of(source: Path) -> dict[str, Any]:
+    """The commit of the code in `source`; for a job's copy what was noted when it was made, with its checksum."""
+    with contextlib.suppress(FileNotFoundError):
+        made = json.loads((source / "SNAPSHOT.json").read_text())
+        return {"git": made["git"], "snapshot_sha256": made["sha256"]}
+    told = subprocess.run(
+        ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
+    )
+    return {"git": told.stdout.strip() or None}
 
 
 def _plain(value: Any) -> Any:

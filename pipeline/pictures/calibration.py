@@ -7,7 +7,18 @@ import numpy as np
 from pipeline.pictures import PICTURES, Picture
 from pipeline.pictures.agreement import log_softmax
 from pipeline.pictures.material import Array, Material
-from pipeline.pictures.style import INK, MUTED, WIDTH_INCHES, colour, dash, drawing, legend_below, legend_inches, quiet
+from pipeline.pictures.style import (
+    COLOURS,
+    INK,
+    MUTED,
+    WIDTH_INCHES,
+    colour,
+    dash,
+    drawing,
+    legend_below,
+    legend_inches,
+    quiet,
+)
 
 BINS = 15
 LEAST = 5  # images: a bin of fewer says nothing, and is left out of the line (not of the ECE)
@@ -45,7 +56,8 @@ def draw(material: Material) -> Any:
         upper.plot((0, 100), (0, 100), color=MUTED, linewidth=0.9, linestyle=(0, (2, 2)))
         upper.annotate("sure too rarely", (4, 93), color=MUTED, fontsize=8)
         upper.annotate("sure too often", (96, 5), color=MUTED, fontsize=8, ha="right")
-        handles = [_lines(upper, lower, its, one.group) for one, its in zip(named, found, strict=True)]
+        looks = [_look(number, one.group) for number, one in enumerate(named)]
+        handles = [_lines(upper, lower, its, look) for look, its in zip(looks, found, strict=True)]
         upper.set(title="Reliability", ylabel="right (% of the images)", xlim=(0, 100), ylim=(0, 100))
         lower.set(xlabel="confidence: probability of the class given (%)", ylabel="images (%)")
         for axis in (upper, lower):
@@ -54,10 +66,15 @@ def draw(material: Material) -> Any:
         return figure
 
 
-def _lines(upper: Any, lower: Any, one: Reliability, group: int | None) -> Any:
+def _look(number: int, group: int | None) -> dict[str, Any]:
+    """Of network `number` of the picture: students as in other pictures, teachers black, one dash each."""
+    if group is None:
+        return {"color": INK, "linestyle": dash(number * len(COLOURS)), "linewidth": 1.0}
+    return {"color": colour(group), "linestyle": dash(group), "linewidth": 1.6}
+
+
+def _lines(upper: Any, lower: Any, one: Reliability, look: dict[str, Any]) -> Any:
     kept = one.images >= LEAST
-    teacher = {"color": INK, "linestyle": "-", "linewidth": 1.0}
-    look = teacher if group is None else {"color": colour(group), "linestyle": dash(group), "linewidth": 1.6}
     (line,) = upper.plot(
         100 * one.confidence[kept], 100 * one.accuracy[kept], marker="o", markersize=3.5, clip_on=False, **look
     )

@@ -18,19 +18,21 @@ FEW = 12  # epochs whose points are marked
 
 def draw(material: Material) -> Any:
     """A matplotlib Figure of four panels; one colour a group, one line a seed. Raises Nothing where no epoch ended."""
-    shown = [group for group in material.groups if any(run.epochs for run in group.runs)]
+    # With the place that each group has in all pictures, and so its colour.
+    shown = [(k, group) for k, group in enumerate(material.groups) if any(run.epochs for run in group.runs)]
     if not shown:
         raise Nothing("no run has finished an epoch")
-    labels = [f"{group.label} ({len(group.runs)} seeds)" if len(group.runs) > 1 else group.label for group in shown]
+    labels = [f"{group.label} ({len(group.runs)} seeds)" if len(group.runs) > 1 else group.label for _, group in shown]
     with drawing() as pyplot:
         height = 5.6 + legend_inches(labels)
         figure, axes = pyplot.subplots(2, 2, figsize=(WIDTH_INCHES, height), layout="constrained")
         lines = []
         for axis, (title, unit, value_of) in zip(axes.flat, PANELS, strict=True):
-            lines = [_lines(axis, group.runs, index, value_of) for index, group in enumerate(shown)]
+            lines = [_lines(axis, group.runs, index, value_of) for index, group in shown]
             axis.set(title=title, xlabel="epoch", ylabel=unit)
             axis.xaxis.get_major_locator().set_params(integer=True)
             quiet(axis)
+        figure.get_layout_engine().set(h_pad=0.1)
         axes[1, 1].ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
         legend_below(figure, lines, labels)
         return figure
@@ -54,7 +56,8 @@ PICTURES.register("curves")(
         title="Training curves",
         about="One colour for runs that differ by their seed only, one line a run. An open circle ends a run that is "
         "not finished. The loss is the sum of a method's own terms: compare its course, not its height, between "
-        "methods.",
+        "methods. Training top-1 is that of the student's own classifier, also where a method (SimKD) predicts through "
+        "another one and leaves this one untrained.",
         draw=draw,
         order=1,
     )

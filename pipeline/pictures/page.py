@@ -3,16 +3,19 @@
 import base64
 import html
 import io
+import os
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.pictures.records import Group, RunRecord
-from pipeline.pictures.style import GRID, INK, MUTED, drawing
+from pipeline.pictures.style import GRID, INK, MUTED, WIDTH_INCHES, drawing
 
 IMAGES = (".png", ".svg")
 PAGES = (".html",)
 DPI = 150
+PAGE_PX = 930  # of the text, and of a picture of the usual width
 STYLE = f"""
 body {{ font: 15px/1.5 system-ui, sans-serif; color: {INK}; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.5rem; }}
@@ -24,7 +27,6 @@ th, td {{ text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px s
 td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 """
 HEAD = ("runs", "seed", "epochs", "top-1 last (%)", "top-1 best (%)", "images/s", "folder")
-NUMBERS = slice(1, 6)
 
 
 def saved(figure: Any, suffix: str) -> bytes:
@@ -44,7 +46,8 @@ def section(title: str, about: str, content: str) -> str:
 def picture(png: bytes, title: str) -> str:
     """An image inside the page."""
     data = base64.b64encode(png).decode()
-    return f'<img alt="{html.escape(title, quote=True)}" src="data:image/png;base64,{data}">'
+    width = round(int.from_bytes(png[16:20]) * PAGE_PX / (WIDTH_INCHES * DPI))  # letters of one size in all pictures
+    return f'<img alt="{html.escape(title, quote=True)}" width="{width}" src="data:image/png;base64,{data}">'
 
 
 def absent(reason: str) -> str:
@@ -56,24 +59,47 @@ def _number(value: object, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else "-"
 
 
-def _row(label: str, run: RunRecord) -> str:
-    best = max((r["test_top1"] for r in run.epochs if r.get("test_top1") is not None), default=None)
+def results(groups: Sequence[Group]) -> str:
+    """Mean and sample standard deviation over the seeds, one line a group; runs on their way do not count."""
+    rows = []
+    for group in groups:
+        done = [run for run in group.runs if not run.unfinished]
+        figures = [_spread([run.top1 for run in done], ".2f"), _spread([run.best for run in done], ".2f")]
+        rows.append([group.label, str(len(done)), *figures, _spread([run.speed for run in done], ",.0f")])
+    return _table(("runs", "seeds", *HEAD[3:6]), slice(1, None), rows)
+
+
+def _spread(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    mean = format(statistics.mean(known), form)
+    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):{form}}"
+
+
+def _row(label: str, run: RunRecord, top: str) -> list[str]:
     done = f"{len(run.epochs)} of {run.keys.get('optim.epochs')}" if run.unfinished else str(len(run.epochs))
-    best = best if run.summary is None else run.summary.get("top1_best")
-    figures = [_number(run.top1, ".2f"), _number(best, ".2f"), _number(run.speed, ",.0f")]
-    cells = [label, str(run.keys.get("seed")), done, *figures, str(run.folder)]
-    numbers = range(len(cells))[NUMBERS]
-    return "<tr>" + "".join(
-        f"<td{' class=n' if at in numbers else ''}>{html.escape(cell)}</td>" for at, cell in enumerate(cells)
-    )
+    figures = [_number(run.top1, ".2f"), _number(run.best, ".2f"), _number(run.speed, ",.0f")]
+    return [label, str(run.keys.get("seed")), done, *figures, os.path.relpath(run.folder.absolute(), top)]
 
 
 def table(groups: Sequence[Group]) -> str:
-    """All runs, one line each."""
-    numbers = range(len(HEAD))[NUMBERS]
-    head = "".join(f"<th{' class=n' if at in numbers else ''}>{name}</th>" for at, name in enumerate(HEAD))
-    rows = "\n".join(_row(group.label, run) for group in groups for run in group.runs)
-    return f'<div class="wide"><table>\n<tr>{head}\n{rows}\n</table></div>'
+    """All runs, one line each; folders relative to the one that holds them all."""
+    runs = [(group.label, run) for group in groups for run in group.runs]
+    top = os.path.commonpath([run.folder.absolute().parent for _, run in runs])
+    return _table(HEAD, slice(1, 6), [_row(label, run, top) for label, run in runs])
+
+
+def _table(head: Sequence[str], numbers: slice, rows: Sequence[Sequence[str]]) -> str:
+    right = range(len(head))[numbers]
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(
+            f"<{tag}{' class=n' if at in right else ''}>{html.escape(cell)}</{tag}>" for at, cell in enumerate(cells)
+        )
+
+    lines = "\n".join([line("th", head), *(line("td", row) for row in rows)])
+    return f'<div class="wide"><table>\n{lines}\n</table></div>'
 
 
 def page(title: str, remarks: Sequence[str], body: str) -> str:

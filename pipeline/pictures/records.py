@@ -53,6 +53,13 @@ class RunRecord:
         return next((r["test_top1"] for r in reversed(self.epochs) if r.get("test_top1") is not None), None)
 
     @property
+    def best(self) -> float | None:
+        """Test accuracy of the best epoch, per cent; as the run chose it, once it is finished."""
+        if self.summary is not None:
+            return self.summary.get("top1_best")
+        return max((r["test_top1"] for r in self.epochs if r.get("test_top1") is not None), default=None)
+
+    @property
     def speed(self) -> float | None:
         """Images/s in training, over all epochs there are."""
         if self.summary is not None:

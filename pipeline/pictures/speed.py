@@ -19,18 +19,18 @@ from pipeline.pictures.style import (
 def draw(material: Material) -> Any:
     """A matplotlib Figure: images/s to the right, top-1 of the last epoch upwards. Raises Nothing before an epoch."""
     found = [
-        (group, [run for run in group.runs if run.top1 is not None and run.speed is not None])
-        for group in material.groups
+        (index, group.label, [run for run in group.runs if run.top1 is not None and run.speed is not None])
+        for index, group in enumerate(material.groups)
     ]
-    shown = [(group.label, runs) for group, runs in found if runs]
+    shown = [(index, label, runs) for index, label, runs in found if runs]
     if not shown:
         raise Nothing("no run has an evaluated epoch")
-    labels = [label for label, _ in shown]
+    labels = [label for _, label, _ in shown]
     with drawing() as pyplot:
         size = (WIDTH_INCHES, 3.8 + legend_inches(labels))
         figure, axis = pyplot.subplots(figsize=size, layout="constrained")
         handles = []
-        for index, (_, runs) in enumerate(shown):
+        for index, _, runs in shown:
             look = {"marker": marker(index), "edgecolors": colour(index), "linewidths": 1.6, "s": 62, "zorder": 3}
             for run in runs:
                 fill = "white" if run.unfinished else colour(index)
@@ -40,8 +40,8 @@ def draw(material: Material) -> Any:
             title="Accuracy against training speed (better: up and to the right)", xlabel="training speed (images/s)"
         )
         axis.set_ylabel("test top-1 after the last epoch (%)")
-        axis.set_xlim(0.0, limits([0.0, *(run.speed or 0.0 for _, runs in shown for run in runs)])[1])
-        axis.set_ylim(*limits([run.top1 or 0.0 for _, runs in shown for run in runs], share=0.15, least=1.0))
+        axis.set_xlim(0.0, limits([0.0, *(run.speed or 0.0 for _, _, runs in shown for run in runs)])[1])
+        axis.set_ylim(*limits([run.top1 or 0.0 for _, _, runs in shown for run in runs], share=0.15, least=1.0))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         quiet(axis)
         legend_below(figure, handles, labels)

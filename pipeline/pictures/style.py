@@ -75,7 +75,8 @@ def legend_inches(labels: Sequence[str]) -> float:
 
 def legend_below(figure: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
     """A legend under the axes, where it covers no data."""
-    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels), frameon=False)
+    look = {"frameon": False, "handlelength": 3.4}  # long enough to show dashes beside a marker
+    figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns(labels), **look)
 
 
 def limits(values: Sequence[float], share: float = 0.08, least: float = 1.0) -> tuple[float, float]:

@@ -98,7 +98,10 @@ def read_manifest(folder: Path) -> Manifest:
         if content["format"] != FORMAT or content["version"] != VERSION:
             raise InputError(f"{path} is a {content['format']} of version {content['version']}, not {FORMAT} {VERSION}")
         layout = Layout(**{**content["layout"], "streams": tuple(content["layout"]["streams"])})
-        manifest = Manifest(layout=layout, identity=dict(content["identity"]), files=dict(content["files"]))
+        identity = dict(content["identity"])
+        if "precision" in identity:  # manifests say it since teachers are folded
+            identity["precision"] = {"fold": False} | identity["precision"]
+        manifest = Manifest(layout=layout, identity=identity, files=dict(content["files"]))
         expected = {name for view in range(layout.views) for name in layout.files(view)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from None

@@ -49,6 +49,11 @@ class CachedTeacher:
     section = None
 
     @property
+    def compares(self) -> bool:
+        """Whether the next batch is compared with the live teacher."""
+        return bool(self._unchecked)
+
+    @property
     def shapes(self) -> Shapes:
         """What is known of its outputs without a network."""
         return Shapes(self.reader.layout.classes, self.reader.layout.pooled, ())

@@ -36,7 +36,7 @@ class PrunedTeacher:
     """
 
     section = "prune"  # of the teacher's keys
-    recorded = False
+    recorded = compares = False
     views: int | None = None
     provides = Signal.LOGITS | Signal.POOLED | Signal.FEATURES | Signal.WEIGHTS
 
@@ -47,12 +47,16 @@ class PrunedTeacher:
         needs: Signal,
         autocast: Callable[[], AbstractContextManager[object]],
         prepare: Callable[[Tensor], Tensor] = lambda image_BCHW: image_BCHW,
+        ready: Callable[[nn.Module], nn.Module] = lambda network: network,
         rate: float = 0.1,
         weight: float = 0.7,
         batch_statistics: bool = False,
     ) -> None:
         self.network = make_network().eval().requires_grad_(False)
-        self.pruned = prune_l1(self.network, rate).train(batch_statistics)
+        self.running = ready(self.network)
+        pruned = prune_l1(self.network, rate)
+        # Folding is for fixed statistics.
+        self.pruned = pruned.train() if batch_statistics else ready(pruned)
         self.features = Signal.FEATURES in needs
         self.autocast = autocast
         self.prepare = prepare
@@ -61,7 +65,7 @@ class PrunedTeacher:
     def __call__(self, batch: Batch) -> ModelOutput:
         with torch.no_grad(), self.autocast():
             image_BCHW = self.prepare(batch.image_BCHW)
-            output: ModelOutput = self.network(image_BCHW, features=self.features)
+            output: ModelOutput = self.running(image_BCHW, features=self.features)
             pruned_BK = self.pruned(image_BCHW).logits_BK
         output = output.float()
         mean_BK = torch.lerp(pruned_BK.to(output.logits_BK.dtype), output.logits_BK, self.weight)

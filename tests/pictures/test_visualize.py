@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from cli import call
 from picture_runs import write
 
 from pipeline import visualize
-from pipeline.pictures import PICTURES
+from pipeline.pictures import PICTURES, page
 from pipeline.pictures.records import grouped, read_runs
 
 LIGHT = ["images=40", "points=40"]
@@ -28,17 +29,31 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_holds_every_picture_and_needs_no_network(
     runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = tmp_path / "report.html"
-    code, out, err = call(visualize, [f"runs={runs}", f"out={page}", "title=<b>&", *LIGHT], capsys)
+    file = tmp_path / "report.html"
+    code, out, err = call(visualize, [f"runs={runs}", f"out={file}", "title=<b>&", *LIGHT], capsys)
     assert code == 0, err
     assert "of 3 run(s)" in out
-    text = page.read_text()
+    text = file.read_text()
     assert text.count("data:image/png;base64,") == len(PICTURES.names()) == 6
     assert "Not drawn" not in text
     assert not re.search(r'(src|href)=(?!"data:)|https?:|<script', text)
     assert "&lt;b&gt;&amp;" in text and "<b>" not in text
     assert "1 of 2 epochs" in text and "1 of 2 epochs" in err
     assert "resnet14 &gt; resnet8" in text
+    rows = [re.sub("<[^>]*>", " ", line).split() for line in text.splitlines() if line.startswith("<tr>")]
+    name = ["kd", "resnet14", "&gt;", "resnet8"]
+    assert [*name, "1", "40.00", "40.00", "500"] in rows  # the run that is not finished does not count
+    assert [*name, "1", "1", "of", "2", "20.00", "20.00", "400", "kd/seed1"] in rows
+    assert str(tmp_path.parent) not in re.sub("<li>.*</li>", "", text)
+
+
+def test_means_over_the_seeds_of_a_group(runs: Path) -> None:
+    [of_kd, _] = grouped(read_runs([str(runs)]))
+    first = of_kd.runs[0]
+    assert first.summary is not None
+    other = replace(first, summary=first.summary | {"top1_best": 43.0})
+    text = page.results([replace(of_kd, runs=(first, other))])
+    assert "<td class=n>2<td" in text.replace("</td>", "") and "41.50 ± 2.12" in text
 
 
 @pytest.mark.parametrize("name", ["curves", "speed", "agreement", "correlation"])
@@ -67,10 +82,10 @@ def test_a_torn_line_and_a_missing_teacher(runs: Path, tmp_path: Path, capsys: p
         handle.write('{"epoch": 2, "lr": 0.')
     config = copy / "config.yaml"
     config.write_text(config.read_text().replace(str(runs / "teacher"), str(tmp_path / "gone")))
-    page = tmp_path / "r.html"
-    words = [f"runs={copy}", f"out={page}", "what=curves,agreement", *LIGHT]
+    file = tmp_path / "r.html"
+    words = [f"runs={copy}", f"out={file}", "what=curves,agreement", *LIGHT]
     assert call(visualize, words, capsys)[0] == 0
-    assert page.read_text().count("Not drawn") == 1
+    assert file.read_text().count("Not drawn") == 1
     code, _, err = call(visualize, [f"runs={copy}", f"out={tmp_path / 'a.png'}", "what=agreement", *LIGHT], capsys)
     assert code == 2 and "teacher cannot be used" in err
 

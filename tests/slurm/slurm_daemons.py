@@ -78,7 +78,8 @@ class Slurm:
         for name in ("ctld", "d"):
             (folder / name).mkdir(parents=True)
         folder.chmod(0o755)
-        host, ports = socket.gethostname().split(".")[0], [ranks.free_port() for _ in range(2)]
+        host = socket.gethostname().split(".")[0]
+        self.ports = ports = [ranks.free_port() for _ in range(2)]
         self.conf = folder / "slurm.conf"
         self.conf.write_text(CONF.format(host=host, user=getpass.getuser(), run=folder, ctld=ports[0], d=ports[1]))
         key = folder / "munge.key"
@@ -117,6 +118,10 @@ class Slurm:
 
 
 def start_now(job_id: str) -> None:
-    """Slurm holds a requeued job for two minutes. Three seconds leave time for the first start to end."""
+    """Slurm holds a requeued job for two minutes; this is sooner, but not at once.
+
+    Credentials have times in whole seconds: a start in the second in which the one before was ended is taken for that
+    one, and the job ends as FAILED, exit code 1, without a line in its log (slurmctld: "Job credential revoked").
+    """
     until(lambda: "JobState=PENDING" in command("scontrol", "-o", "show", "job", job_id), f"job {job_id} pending")
     command("scontrol", "update", f"JobId={job_id}", "StartTime=now+3")

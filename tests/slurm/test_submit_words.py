@@ -9,8 +9,9 @@ import cli
 import mini_cifar
 import pytest
 
-from launch import job, sending, submit, watch
+from launch import checks, rendezvous, submit, watch
 from launch.cluster import ClusterConfig
+from launch.submissions import find_submissions
 from launch.watch import Seen
 
 RUN = ["dataset=synthetic", "model=resnet8"]
@@ -90,6 +91,7 @@ def test_a_run_on_this_machine_and_a_failed_one(tmp_path: Path) -> None:
     assert (tmp_path / "good" / "summary.json").exists() and (tmp_path / "good/job-1/code/pipeline/train.py").exists()
     bad = call(f"data.root={tmp_path / 'absent'}", "run.name=bad")
     assert bad.returncode == 1 and "failed: exit code 2" in bad.stderr and "absent" in bad.stderr
+    assert [run.state() for run in find_submissions([tmp_path])] == ["done", "failed"]
 
 
 @pytest.mark.parametrize(
@@ -105,6 +107,8 @@ def test_a_run_on_this_machine_and_a_failed_one(tmp_path: Path) -> None:
         ),
         (Seen("FAILED", "1:0"), "slurmstepd: error: Detected 1 oom_kill event", "on the host"),
         (Seen("FAILED", "137:0"), "", "SIGKILL"),
+        (Seen("FAILED", "140:0"), "", "before Python had started"),
+        (Seen("CANCELLED", reason="DependencyNeverSatisfied"), "", "waits for failed"),
         (Seen("TIMEOUT", "0:15"), "", "time limit"),
         (Seen(""), "", "no longer knows"),
         (Seen("COMPLETED"), "", "without a result"),
@@ -124,16 +128,16 @@ def test_states() -> None:
 
 
 def test_each_start_has_a_port_of_its_own() -> None:
-    ports = [job.rendezvous(job_id, start) for job_id in ("4711", "4712") for start in range(3)]
+    ports = [rendezvous.derived(job_id, start) for job_id in ("4711", "4712") for start in range(3)]
     assert len(set(ports)) == 6 and all(10_000 <= port < 30_000 for port in ports)
 
 
 def test_a_folder_of_this_machine_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answer = subprocess.CompletedProcess([], 0, "node1\nnode2\n", "")
     monkeypatch.setattr(watch, "call", lambda *words: answer)
-    monkeypatch.setattr(sending.SlurmExecutor, "affinity", lambda: 2)
-    monkeypatch.setattr(sending, "filesystem", lambda folder: "tmpfs")
-    with pytest.raises(sending.InputError, match="tmpfs disk of this machine"):
-        sending.check_folder(ClusterConfig(name="slurm"), tmp_path)
-    monkeypatch.setattr(sending, "filesystem", lambda folder: "lustre")
-    sending.check_folder(ClusterConfig(name="slurm"), tmp_path)
+    monkeypatch.setattr(checks.SlurmExecutor, "affinity", lambda: 2)
+    monkeypatch.setattr(checks, "filesystem", lambda folder: "tmpfs")
+    with pytest.raises(checks.InputError, match="tmpfs disk of this machine"):
+        checks.check_folder(ClusterConfig(name="slurm"), tmp_path)
+    monkeypatch.setattr(checks, "filesystem", lambda folder: "lustre")
+    checks.check_folder(ClusterConfig(name="slurm"), tmp_path)

@@ -1,0 +1,60 @@
+"""What every run does: a line each, drawn again on a terminal until q or Ctrl-C.
+
+python launch/status.py [FOLDERS...] [live=false] [every=5] [format=table|json]
+
+FOLDERS are run folders, or folders that hold many; default runs.
+"""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Literal
+
+if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from launch.status_rows import as_json, collect
+from launch.status_table import print_plain, show_live
+from pipeline import entry
+from pipeline.config import compose, describe
+from pipeline.config.base import Section, key
+
+STATES = """
+states: waiting    submitted, not started yet
+        running    a job, or a process of this machine, trains it
+        requeued   stopped by pre-emption, a time limit or a failure, and submitted again by itself
+        done       all epochs; summary.json is there
+        stopped    nobody works on it; the same command goes on from its checkpoint
+        failed     ended without a result; why is in the last column
+        unknown    the scheduler does not answer, or the folder cannot be read"""
+
+
+class StatusConfig(Section):
+    """Keys of launch/status.py."""
+
+    live: bool = key(True, "on a terminal: draw again every `every` seconds; false: once")
+    every: float = key(5.0, "seconds", ge=0.2, le=86400)
+    format: Literal["table", "json"] = key("table", "json: all figures, for scripts; never live")
+
+
+def help_text() -> str:
+    """What --help prints."""
+    return describe(__doc__ or "", StatusConfig, STATES)
+
+
+def main(argv: list[str]) -> None:
+    """The command line."""
+    is_key = [bool(re.match(r"[A-Za-z_][\w.]*=", word)) or word in ("-h", "--help", "help") for word in argv]
+    config = compose(StatusConfig, [w for w, k in zip(argv, is_key, strict=True) if k], aliases={}, names={})
+    folders = [Path(word).expanduser() for word, k in zip(argv, is_key, strict=True) if not k] or [Path("runs")]
+    if config.format == "json":
+        print(json.dumps(as_json(collect(folders)), indent=2))
+    elif config.live and sys.stdout.isatty():
+        show_live(lambda: collect(folders), config.every)
+    else:
+        print_plain(collect(folders))
+
+
+if __name__ == "__main__":
+    entry.run(main, help_text, {})
