@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.engine.stages import FOLDER as FIRST_STAGE
-
 
 def check_train(words: list[str]) -> Any:
     """The TrainConfig of `words`. Raises ConfigError with all problems."""
@@ -65,6 +63,8 @@ def train_folder(config: Any) -> Path:
 
 def train_marks(config: Any) -> tuple[str, ...]:
     """Checkpoints, of a first stage too; with seeds=N those of each seed."""
+    from pipeline.engine.stages import FOLDER as FIRST_STAGE
+
     folder = glob.escape(str(train_folder(config).absolute())) + ("/*" if config.seeds > 1 else "")
     return f"{folder}/checkpoints/*.pt", f"{folder}/{FIRST_STAGE}/checkpoints/*.pt"
 

@@ -34,7 +34,7 @@ class LiveTeacher:
     the student's view; batch_statistics: in training mode after all, for variants whose official code does so; beside:
     where it runs. `waits`: whoever reads the outputs calls beside.join() first; otherwise that is done here.
 
-    no_grad and not inference_mode: that gained nothing (folded, channels-last, two EPYC cores, interleaved: 1.02, 0.99
+    no_grad and not inference_mode: that gained nothing (folded, channels-last, two EPYC cores, interleaved: 0.97, 1.02
     and 0.97 times as fast with resnet56, resnet32x4 and ResNet-34 at 224 px), and its tensors may not be saved for the
     student's backward, as losses do with the teacher's logits, without a copy of each.
     """

@@ -14,7 +14,7 @@ from run_folders import make_run
 from launch import sweep, sweep_send
 from launch.cluster import ClusterConfig
 from launch.processes import Process, this_process
-from launch.submissions import Recorded, Row, Submission, recorded
+from launch.submissions import Recorded, Row, Submission, read_submission
 from launch.sweep_state import look
 
 SWEEP = """
@@ -51,7 +51,7 @@ def pretended(sent: Sent, launcher: Process | None = None) -> Fake:
         about: dict[str, Any] = {"host": socket.gethostname(), "created": time.time(), "runs": tuple(rows)}
         made = Submission(cluster="local", entry=entry, launcher=launcher or this_process(), **about)
         made.write(folder)
-        return recorded(folder, made)
+        return read_submission(folder)
 
     return submit_runs
 

@@ -263,3 +263,10 @@ def test_a_bad_folder_is_one_line_and_exit_code_2(
     code, _, err = cli.call(table, [str(sweep)], capsys)
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1
     assert message in err and str(sweep / "alone" / file) in err
+
+
+def test_columns_of_published_figures_only_where_there_are_some(tmp_path: Path) -> None:
+    make_run(tmp_path / "one", "dataset=synthetic", "model=resnet8", last=60.0)
+    [part] = table.make_report([tmp_path]).parts()
+    assert part.columns == ("pair", "method", "variant", "recipe", "n", "last", "best")
+    assert "published" not in FORMATS["html"](table.make_report([tmp_path]))
