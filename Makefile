@@ -40,7 +40,7 @@ quickstart: setup
 
 # suite MARKERS: one line says why where the tests of Slurm are left out, and their number follows as deselected
 suite = @unwanted='$(1)'; setup/slurm.sh || { unwanted="$$unwanted or slurm"; \
-	echo 'left out: tests/slurm/test_slurm_jobs.py, which needs Slurm'; }; \
+	echo 'left out: the tests marked slurm (tests/slurm)'; }; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not ($$unwanted)"
 
 test: loaders

@@ -53,8 +53,7 @@ class HEDA(Distiller):
     }
     relates_samples = True
     needs = Signal.LOGITS
-    teacher_pass = True
-    chooses_images = True
+    teacher_pass = chooses_images = True
     capturable = False  # as many images as have an outlying energy
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:

@@ -11,7 +11,7 @@ from slurm_daemons import PATH, Slurm
 from launch import sweep
 from launch.submissions import find_submissions
 
-pytestmark = pytest.mark.slow  # needs Debian's Slurm (`make slurm`) and root
+pytestmark = pytest.mark.slurm
 
 SWEEP = """
 title: Six students
