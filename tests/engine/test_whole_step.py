@@ -80,8 +80,10 @@ def operations(data: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> set[
     monkeypatch.setattr(recorders, "lifted", noted)
     for part in method.split("+"):
         monkeypatch.setattr(DISTILLERS.get(part), "capturable", True)
-    side = Side(words_for(data, method), Tracer(None))
-    for number, batch in enumerate(side.batches(5)):
+    at_once = Tracer(None)
+    at_once.warm_up = 0
+    side = Side(words_for(data, method), at_once)
+    for number, batch in enumerate(side.batches(1)):
         side.step(number, batch)
     return {"values"} if side.notes else found
 
