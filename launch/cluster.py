@@ -14,6 +14,7 @@ from pipeline.contracts import InputError
 
 STARTUP_S = 60  # Python, torch and the data set are there before a signal may come; Slurm sends it up to 60 s early
 PLAIN = re.compile(r"[\w.,+@:/-]*")
+SIZE = re.compile(r"\d+[KMGT]?")
 OWN = ("cluster=", "cluster.", "follow=", "entry=", "submit.")
 
 
@@ -42,7 +43,14 @@ class ClusterConfig(Section):
     patience: int = key(10, "minutes that a Slurm which does not answer is waited for", ge=1)
     check_folder: bool = key(True, "refuse a run folder on a disk of this machine when Slurm has other machines")
 
-    @field_validator("partition", "account", "qos", "mem")
+    @field_validator("mem")
+    @classmethod
+    def _size(cls, value: str | None) -> str | None:
+        if value is not None and not SIZE.fullmatch(value):
+            raise ValueError(f"{value!r} is no size such as 64G (K, M, G or T; MiB without)")
+        return value
+
+    @field_validator("partition", "account", "qos")
     @classmethod
     def _plain(cls, value: str | None) -> str | None:
         if value is not None and not PLAIN.fullmatch(value):
@@ -61,7 +69,7 @@ class ClusterConfig(Section):
     @classmethod
     def _long_names(cls, value: dict[str, Any]) -> dict[str, Any]:
         for name, item in value.items():
-            if not re.fullmatch(r"[a-z][a-z0-9-]*", name) or not str(item).isprintable():
+            if name == "wrap" or not re.fullmatch(r"[a-z][a-z0-9-]*", name) or not str(item).isprintable():
                 raise ValueError(f"{name!r}={item!r} is no key of sbatch")
         return value
 

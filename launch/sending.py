@@ -3,6 +3,7 @@
 import logging
 import os
 import shlex
+import shutil
 import socket
 import sys
 import time
@@ -21,7 +22,7 @@ from launch.job import Job, Run
 from launch.local_queue import LOST, QUEUE, Awaited, Record, Sent
 from launch.processes import this_process
 from launch.records import IDLE
-from launch.submissions import FILE, Row, Submission
+from launch.submissions import Row, Submission
 from launch.submitted import JobFailed, Submitted
 from pipeline.contracts import InputError
 
@@ -73,6 +74,8 @@ def make_executor(cluster: ClusterConfig, folder: Path, name: str, after: Sequen
     """submitit's executor with the cluster's parameters. Raises InputError where there is no Slurm."""
     if cluster.name == "slurm" and SlurmExecutor.affinity() <= 0:
         raise InputError("cluster=slurm, but there is no srun on this machine; cluster=local runs without Slurm")
+    if cluster.name == "slurm" and (told := watch.call("sinfo", "-h")).returncode != 0:
+        raise InputError(f"Slurm's controller does not answer ({' '.join(told.stderr.split())}): nothing was submitted")
     known = {} if cluster.name == "debug" else {f"{cluster.name}_python": python_command(folder / "code")}
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster.name, **known)
     executor.update_parameters(**submitit_parameters(cluster, name, retry_lines(folder, cluster.retries), after))
@@ -113,6 +116,7 @@ def submit_runs(
     """
     folder = folder.absolute()
     check_folder(cluster, folder)
+    fresh = not folder.exists() or not any(folder.iterdir())
     runs = [make_run(entry, i, words, folder) for i, words in enumerate(commands)]
     groups = [tuple(runs[i : i + cluster.pack]) for i in range(0, len(runs), cluster.pack)]
     executor = make_executor(cluster, folder, job_name(folder, entry), slurm_ids(after) if is_slurm(cluster) else ())
@@ -125,7 +129,8 @@ def submit_runs(
     try:
         start(cluster, sent)
     except (FailedJobError, OSError, RuntimeError) as error:
-        (folder / FILE).unlink(missing_ok=True)  # nothing was submitted
+        if fresh:
+            shutil.rmtree(folder)  # nothing was submitted
         raise InputError(f"the job was not accepted: {' '.join(str(error).split())[-400:]}") from None
     patience_s = cluster.patience * 60.0
     return [

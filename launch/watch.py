@@ -120,6 +120,8 @@ def explain(ended: Mapping[str, str] | None, seen: Seen | None, log: str) -> str
         return "killed by SIGKILL: by somebody, or by the system for want of memory"
     if ended is not None:
         return ended.get("message", "failed")
+    if state == "ENDED":
+        return "the process is gone and left no result: killed, or the machine was restarted"
     if state == "":
         return "Slurm no longer knows the job, and it left no result"
     return f"ended without a result: Slurm says {state}, exit code {code}, signal {number}"

@@ -42,6 +42,8 @@ def test_all_problems_of_cluster_and_run_at_once(capsys: pytest.CaptureFixture[s
         (["cluster=slurm", 'cluster.comment="a\\ntouch owned"'], "line break"),
         (["cluster=slurm", "cluster.partition=a;touch owned"], "characters that no such name has"),
         (["cluster=slurm", "cluster.extra.x_y=1"], "no key of sbatch"),
+        (["cluster=slurm", "cluster.extra.wrap=id"], "no key of sbatch"),
+        (["cluster=slurm", "cluster.mem=-1G"], "no size such as 64G"),
         (["cluster=slurm", "run.name=$(touch owned)"], "shells or Slurm interpret"),
         (["cluster=slurm", "run.name=a;touch owned"], "shells or Slurm interpret"),
         (["cluster=slurm", "run.name=a%j"], "shells or Slurm interpret"),
@@ -141,3 +143,13 @@ def test_a_folder_of_this_machine_only(monkeypatch: pytest.MonkeyPatch, tmp_path
         checks.check_folder(ClusterConfig(name="slurm"), tmp_path)
     monkeypatch.setattr(checks, "filesystem", lambda folder: "lustre")
     checks.check_folder(ClusterConfig(name="slurm"), tmp_path)
+
+
+def test_a_slurm_without_controller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answer = subprocess.CompletedProcess([], 1, "", "slurm_load_partitions: Unable to contact slurm controller")
+    monkeypatch.setattr(watch, "call", lambda *words: answer)
+    monkeypatch.setattr(sending.SlurmExecutor, "affinity", lambda: 2)
+    cluster = ClusterConfig(name="slurm", check_folder=False)
+    with pytest.raises(sending.InputError, match="Unable to contact slurm controller"):
+        sending.submit_runs(cluster, [RUN], tmp_path / "job")
+    assert not (tmp_path / "job").exists()
