@@ -9,7 +9,7 @@ import cli
 import mini_cifar
 import pytest
 
-from launch import checks, rendezvous, submit, watch
+from launch import checks, rendezvous, sending, submit, watch
 from launch.cluster import ClusterConfig
 from launch.submissions import find_submissions
 from launch.watch import Seen
