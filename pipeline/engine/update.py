@@ -54,8 +54,11 @@ class Updater:
         """The rate of the next update, for all parameters."""
         if self.rate is not None:
             self.rate.fill_(lr)
+        captured = self.rate is not None and self.rate.is_cuda
         for group in self.optimizer.param_groups:
             group["lr"] = lr if self.rate is None else self.rate
+            if "capturable" in group:  # AdamW refuses a capture without it
+                group["capturable"] = captured
 
     @property
     def by_kind(self) -> bool:
