@@ -58,7 +58,7 @@ class Evaluation:
         self.network, self.predict, self.loader = network, predict, loader
         self.world, self.autocast, self.features, self.flip = world, autocast, features, flip
         self._total = torch.zeros(4, dtype=torch.float64, device=world.device)
-        self._count = Recorded(self._add, recorder, lambda reason: None)
+        self._count = Recorded(self._add, recorder, lambda reason: None, lambda: [self._total])
 
     def _logits(self, image_BCHW: Tensor) -> Tensor:
         with self.autocast():

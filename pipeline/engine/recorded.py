@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.engine.recorders import Body, NotCapturable, Recorder
+from pipeline.engine.untouched import State
 
 Tensors = Mapping[str, Tensor]
 MOST = 64  # shapes that are recorded; those beyond run plainly
@@ -28,13 +29,18 @@ class _Slot:
 class Recorded:
     """Calls function(tensors), which returns nothing, through `recorder`; plainly where that is None.
 
+    state: the tensors that the function changes.
     fallback: told once, in words, where the function turns out to be none that can be recorded; it then runs plainly.
     """
 
     def __init__(
-        self, function: Callable[[Tensors], None], recorder: Recorder | None, fallback: Callable[[str], Any]
+        self,
+        function: Callable[[Tensors], None],
+        recorder: Recorder | None,
+        fallback: Callable[[str], Any],
+        state: State,
     ) -> None:
-        self.function, self.recorder, self.fallback = function, recorder, fallback
+        self.function, self.recorder, self.fallback, self.state = function, recorder, fallback, state
         self._slots: dict[Hashable, _Slot] = {}
 
     @property
@@ -42,8 +48,9 @@ class Recorded:
         """Number of shapes that are recorded."""
         return sum(slot.replay is not None for slot in self._slots.values())
 
-    def __call__(self, tensors: Tensors, constants: Hashable = ()) -> bool:
-        """One run. constants: numbers of the host that the function uses. Returns whether time went into recording."""
+    def __call__(self, tensors: Tensors, constants: Hashable = (), *, short: bool = False) -> bool:
+        """One run. constants: numbers of the host that the function uses; short: it is one on fewer rows than most.
+        Returns whether time went into recording."""
         recorder = self.recorder
         if recorder is None:
             self.function(tensors)
@@ -54,8 +61,7 @@ class Recorded:
         if slot.replay is not None:
             slot.replay()
             return False
-        wait = recorder.rare if self.graphs else recorder.warm_up
-        if slot.seen <= wait or self.graphs >= MOST:
+        if slot.seen <= recorder.warm_up or (short and not recorder.short_batches) or self.graphs >= MOST:
             recorder.run(lambda: self.function(slot.places))
             return False
         return self._record(recorder, slot)
@@ -68,7 +74,7 @@ class Recorded:
 
     def _record(self, recorder: Recorder, slot: _Slot) -> bool:
         try:
-            slot.replay = recorder.record(lambda: self.function(slot.places))
+            slot.replay = recorder.record(lambda: self.function(slot.places), self.state)
         except NotCapturable as error:
             self.recorder = None
             self.fallback(str(error))

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pipeline.engine.untouched import State, untouched
+
 Body = Callable[[], None]
 Pixels = Callable[..., Tensor]
 INDEXING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}
@@ -25,12 +27,12 @@ class NotCapturable(RuntimeError):
 
 
 class Recorder(Protocol):
-    """warm_up: plain runs of a function before it is recorded; rare: the same for every further shape of its input."""
+    """warm_up: plain runs of a function on tensors of one shape before it is recorded. short_batches, evaluations: are
+    they worth a graph?"""
 
     warm_up: int
-    rare: int
-
-    evaluations: bool  # whether evaluation is worth a graph
+    short_batches: bool
+    evaluations: bool
 
     def fuse(self, make: Pixels) -> Pixels:
         """What makes the pixels of a batch, as one kernel of the graph."""
@@ -38,8 +40,8 @@ class Recorder(Protocol):
     def run(self, body: Body) -> None:
         """A plain run, as recording needs it."""
 
-    def record(self, body: Body) -> Body:
-        """Runs `body` once, and returns what runs it again. Raises NotCapturable."""
+    def record(self, body: Body, state: State) -> Body:
+        """Runs `body` once, and returns what runs it again. state: what a run changes. Raises NotCapturable."""
 
 
 class CudaRecorder:
@@ -49,10 +51,10 @@ class CudaRecorder:
     logs its first iterations: torch asks for eleven of them before a capture.
     """
 
-    evaluations = True
+    short_batches = evaluations = True
 
     def __init__(self, device: torch.device, ranks: int, compile_pixels: Callable[[Pixels], Pixels]) -> None:
-        self.warm_up = self.rare = 11 if ranks > 1 else 3
+        self.warm_up = 11 if ranks > 1 else 3
         self._compile_pixels = compile_pixels
         self._fused: dict[Pixels, Pixels] = {}
         self.stream = torch.cuda.Stream(device)
@@ -72,7 +74,7 @@ class CudaRecorder:
             body()
         present.wait_stream(self.stream)
 
-    def record(self, body: Body) -> Body:
+    def record(self, body: Body, state: State) -> Body:
         """A capture runs nothing; the first replay is the run."""
         graph = torch.cuda.CUDAGraph()
         # Other threads (loaders) may allocate or copy meanwhile: only this one's calls are checked.
@@ -87,12 +89,13 @@ class CudaRecorder:
 
 class FusedCapture:
     """A trace that is compiled, runs a few times as it is (its kernels are chosen then), and is captured after that.
+    All steps on whole batches run compiled code, the first one too: a resumed run meets the same code.
 
     Teacher, student, losses and update are compiled together: what a capture of the plain step would keep apart.
     """
 
-    warm_up = rare = 3
-    evaluations = True
+    warm_up = 0
+    short_batches = evaluations = False
 
     def __init__(self, capture: CudaRecorder, tracer: "Tracer") -> None:
         self.capture, self.tracer = capture, tracer
@@ -105,9 +108,9 @@ class FusedCapture:
         """On the stream of the capture."""
         self.capture.run(body)
 
-    def record(self, body: Body) -> Body:
+    def record(self, body: Body, state: State) -> Body:
         """See above; every call is one run of `body`."""
-        compiled = self.tracer.record(body)
+        compiled = self.tracer.record(body, state)
         calls = [0]
         replays: list[Body] = []
 
@@ -115,10 +118,10 @@ class FusedCapture:
             calls[0] += 1
             if replays:
                 replays[0]()
-            elif calls[0] <= self.warm_up:
+            elif calls[0] <= self.capture.warm_up:
                 self.capture.run(compiled)
             else:
-                replays.append(self.capture.record(compiled))
+                replays.append(self.capture.record(compiled, state))
 
         return run
 
@@ -127,16 +130,17 @@ class Tracer:
     """One list of ATen operations: forward, backward, update and sums together, compiled by `compile_graph`.
 
     Tracing runs the operations. Without `compile_graph` they are replayed one by one: the plain step's bits, which is
-    how tests see on any machine what a capture would replay. With it, a further shape (the short last batch of an
-    epoch) must come often before a minute of compiling is worth it.
+    how tests see on any machine what a capture would replay. With it, every step on whole batches runs compiled code,
+    the first one too, so that a resumed run meets the same code; short batches always run plainly, because a minute of
+    compiling is not worth one step an epoch.
     """
 
     evaluations = False
 
     def __init__(self, compile_graph: Callable[[fx.GraphModule], Callable[..., Any]] | None) -> None:
         self.compile_graph = compile_graph
-        self.warm_up = 2
-        self.rare = 2 if compile_graph is None else 50
+        self.warm_up = 2 if compile_graph is None else 0
+        self.short_batches = compile_graph is None
 
     def fuse(self, make: Pixels) -> Pixels:
         """As it is: the whole graph is compiled."""
@@ -146,8 +150,22 @@ class Tracer:
         """As it is."""
         body()
 
-    def record(self, body: Body) -> Body:
+    def record(self, body: Body, state: State) -> Body:
         """Tensors from outside become inputs of the graph, under their present addresses."""
+        if self.compile_graph is None:
+            graph, inputs = self._trace(body)
+            return _without_gradients(graph, inputs)
+        with untouched(state):
+            body()  # brings up what the first run makes: it must not become part of the graph
+        with untouched(state):
+            graph, inputs = self._trace(body)
+        _describe_fused_updates()
+        replay = _without_gradients(self.compile_graph(graph), inputs)
+        replay()
+        return replay
+
+    def _trace(self, body: Body) -> tuple[fx.GraphModule, list[Tensor]]:
+        """(graph, its inputs), after one run of `body`."""
 
         def traced() -> list[Tensor]:
             body()
@@ -157,11 +175,8 @@ class Tracer:
         inputs = lifted(graph)
         looking = [str(node.target) for node in graph.graph.nodes if looks_at_values(node)]
         if looking:
-            raise NotCapturable(f"{looking[0]} depends on values", ran=True)
-        if self.compile_graph is None:
-            return _without_gradients(graph, inputs)
-        _describe_fused_updates()
-        return _without_gradients(self.compile_graph(graph), inputs)
+            raise NotCapturable(f"{looking[0]} depends on values", ran=self.compile_graph is None)
+        return graph, inputs
 
 
 def _without_gradients(graph: Callable[..., Any], inputs: list[Tensor]) -> Body:

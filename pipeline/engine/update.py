@@ -40,6 +40,7 @@ class Updater:
         self.ema, self.predictor_ema = averaged
         device = self.parameters[0].device
         self.scaler = torch.amp.GradScaler(device.type, enabled=fp16)
+        self.scaler.scale(torch.zeros((), device=device))  # it makes its tensors at its first use
         self.kinds: list[list[Tensor | None]] = [[None] * len(self.parameters) for _ in range(2)]
         if self.by_kind and (fp16 or optim.clip_norm):
             raise InputError("this update rule keeps two gradients apart: use runtime.amp=off or bf16, clip_norm=0")
@@ -126,6 +127,13 @@ class Updater:
         elif not bad.item():
             self.optimizer.step()
         return bad
+
+    def tensors(self) -> list[Tensor]:
+        """All that an update changes besides the parameters."""
+        held = [value for state in self.optimizer.state.values() for value in state.values()]
+        held += [getattr(self.scaler, name, None) for name in ("_scale", "_growth_tracker")]  # none while it is off
+        averages = [tensor for ema in (self.ema, self.predictor_ema) if ema for tensor in ema.state_dict().values()]
+        return [tensor for tensor in [*held, *averages] if isinstance(tensor, Tensor)]
 
     def state_dict(self) -> dict[str, object]:
         """Optimiser, scaler and averaged weights."""

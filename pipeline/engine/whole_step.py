@@ -9,7 +9,7 @@ what a recorded teacher says of it.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.contracts import Batch, ModelOutput
 from pipeline.engine.latch import Latch
@@ -42,7 +42,7 @@ class WholeStep:
         reason = self._why_plain(recorder) if as_graph(runner.config.runtime) else None
         if reason:
             self._fall_back(reason)
-        self.recorded = Recorded(self._on, None if reason else recorder, self._fall_back)
+        self.recorded = Recorded(self._on, None if reason else recorder, self._fall_back, self._state)
         self._batch: Batch | None = None
         self._rows = 0
 
@@ -76,7 +76,8 @@ class WholeStep:
             for stream, output in self.runner.looked_up(self._for_look_ups(batch)).items()
             for part in PARTS
         }
-        return self.recorded(batch.tensors() | answers, (rows, batch.share, batch.stream))
+        short = rows < self.runner.config.data.batch_size
+        return self.recorded(batch.tensors() | answers, (rows, batch.share, batch.stream), short=short)
 
     def _on(self, tensors: Mapping[str, Tensor]) -> None:
         """The step on `tensors` in place of the batch's own."""
@@ -95,6 +96,14 @@ class WholeStep:
     def takes_drafts(self) -> bool:
         """Whether batches may come without their pixels."""
         return self.recorded.recorder is not None
+
+    def _state(self) -> list[Tensor]:
+        """All that a step changes."""
+        runner, latch = self.runner, self.latch
+        taught = [m for m in vars(runner.parts.teacher).values() if isinstance(m, nn.Module)]  # train-mode statistics
+        modules = [buffer for module in (runner.module, *taught) for buffer in module.buffers()]
+        kept = [self.meters.total, latch.step, latch.terms, latch.index]
+        return [*runner.module.parameters(), *modules, *runner.updater.tensors(), *kept]
 
     @staticmethod
     def _answer(tensors: Mapping[str, Tensor], stream: str) -> ModelOutput:

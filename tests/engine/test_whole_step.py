@@ -1,5 +1,6 @@
 """runtime.compile=graph: a recorded step against the plain one; what cannot be recorded says so."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import mini_cifar
@@ -96,14 +97,31 @@ def test_methods_declare_whether_they_can_be_captured(data: Path, method: str, m
     assert found == {"values"} or "aten.convolution_backward.default" in found
 
 
-def test_a_training_of_recorded_steps(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole program, uncompiled trace: the files of the plain run, byte for byte."""
-    monkeypatch.setattr(parallel, "compile_graph", lambda graph: graph)
-    base = [*words_for(data, "kd"), "optim.epochs=4", f"run.dir={tmp_path}", "log.tensorboard=false"]
-    for name, mode in (("plain", "off"), ("recorded", "graph")):
-        train.main([*base, f"run.name={name}", f"runtime.compile={mode}", "runtime.device=cpu"])
-    plain, recorded = ((tmp_path / name / "student.safetensors").read_bytes() for name in ("plain", "recorded"))
-    assert plain == recorded
+def training(data: Path, folder: Path, name: str, *more: str) -> bytes:
+    """The student's file of a training of four epochs, two steps each."""
+    base = [*words_for(data, "kd"), "optim.epochs=4", f"run.dir={folder}", "log.tensorboard=false"]
+    train.main([*base, f"run.name={name}", "runtime.device=cpu", *more])
+    return (folder / name / "student.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "more", [["optim.ema_decay=0.9"], ["optim.name=adamw", "optim.lr=0.001"]], ids=["sgd", "adamw"]
+)
+def test_a_training_of_recorded_steps(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: list[str]
+) -> None:
+    """The whole program, with traces that are replayed uncompiled: the files of the plain run, byte for byte.
+
+    Every whole batch goes through the trace, the first one too, although it was taken from that very step.
+    """
+    replayed = []
+
+    def counted(graph: torch.fx.GraphModule) -> Callable[..., None]:
+        return lambda *inputs: replayed.append(graph(*inputs))
+
+    monkeypatch.setattr(parallel, "compile_graph", counted)
+    plain = training(data, tmp_path, "plain", *more)
+    assert plain == training(data, tmp_path, "graph", *more, "runtime.compile=graph") and len(replayed) == 4
 
 
 def test_what_looks_at_values_is_refused() -> None:
@@ -114,7 +132,7 @@ def test_what_looks_at_values_is_refused() -> None:
         total.add_((x_N > 0).nonzero().shape[0])
 
     with pytest.raises(NotCapturable, match="depends on values"):
-        Tracer(None).record(add)
+        Tracer(None).record(add, list)
     assert total == 2  # it was run all the same
 
 
@@ -126,7 +144,18 @@ def test_compiled_by_inductor(data: Path) -> None:
     assert trajectories(words_for(data, "kd"), tracer_at_once(), 20) < 1e-7
 
 
+@pytest.mark.slow
+def test_compiled_steps_resume_bit_for_bit(data: Path, tmp_path: Path) -> None:
+    """Inductor again; stopped after a short batch and after a whole one."""
+    whole = training(data, tmp_path, "whole", "runtime.compile=graph")
+    for number, steps in enumerate((2, 5)):
+        words = (f"run{number}", "runtime.compile=graph", "run.checkpoint_steps=1")
+        training(data, tmp_path, *words, f"run.limit_steps={steps}")
+        (tmp_path / words[0] / "summary.json").unlink()
+        assert training(data, tmp_path, *words) == whole
+
+
 def tracer_at_once() -> Tracer:
     tracer = Tracer(parallel.compile_graph)
-    tracer.rare = 2
+    tracer.short_batches = True
     return tracer
