@@ -145,17 +145,23 @@ def place(network: M, runtime: RuntimeConfig, device: torch.device) -> M:
     return network.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
 
+def allow_shapes() -> None:
+    """dynamo's own limit of 8 shapes would end in eager mode."""
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+
+
 def compile_in_place(network: nn.Module, runtime: RuntimeConfig) -> None:
     """One graph for each shape of a batch: the shapes of a run are few (the last batch, images that grow) and known,
-    and graphs of one shape are the faster ones. dynamo's own limit of 8 would end in eager mode."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    and graphs of one shape are the faster ones."""
+    allow_shapes()
     network.compile(mode=COMPILE_MODES[runtime.compile], dynamic=False)
 
 
 def compile_graph(graph: fx.GraphModule) -> Callable[..., Any]:
     """A recorded step as compiled code. Random numbers stay those of the uncompiled operations."""
     torch._inductor.config.fallback_random = True
-    return torch.compile(graph, mode=COMPILE_MODES["default"], dynamic=False)
+    allow_shapes()  # dynamo counts all graphs of a process together; beyond the limit fullgraph makes it say so
+    return torch.compile(graph, mode=COMPILE_MODES["default"], dynamic=False, fullgraph=True)
 
 
 def as_graph(runtime: RuntimeConfig) -> bool:
@@ -165,7 +171,7 @@ def as_graph(runtime: RuntimeConfig) -> bool:
 
 def compile_pixels(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """What makes the pixels of a batch, compiled for each number of rows."""
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
+    allow_shapes()
     return torch.compile(make, mode=COMPILE_MODES["default"], dynamic=False)
 
 

@@ -85,7 +85,7 @@ def test_other_sources_give_the_same_tree(
     tars = tmp_path / "tars"
     tars.mkdir()
     with tarfile.open(source.train) as outer:
-        outer.extractall(tars, filter="data")
+        outer.extractall(tars)  # no filter: Python 3.11.2, which Debian 12 has, knows none
     kit = tmp_path / "kit" / "ILSVRC2012_devkit_t12" / "data"
     rows = [line.split() for line in source.table.read_text().splitlines()]
     wnids = sorted({wnid for _, wnid in rows}, reverse=True)
