@@ -74,9 +74,9 @@ class Side:
         sums = {"meters": self.meters.total, "latch": self.latch.step, "terms": self.latch.terms}
         return {**self.runner.module.state_dict(), **held, **averages, **sums}
 
-    def step(self, number: int, batch: Batch) -> None:
+    def step(self, number: int, batch: Batch, rate: float = 0.05) -> None:
         torch.manual_seed(number)
-        rate = 0.05 * (1 - number / 100)
+        rate *= 1 - number / 100
         self.take(batch, len(batch.label_B), number=number, steps_per_epoch=len(self.parts.train), rate=rate)
 
 
@@ -110,11 +110,14 @@ def from_the_same_state(
 
 
 def trajectories(words: list[str], recorder: Recorder, steps: int) -> float:
-    """Gap after `steps` steps in float64, each side by itself."""
+    """Gap after `steps` steps in float64, each side by itself.
+
+    At a low rate: at .05 some methods diverge on these few images, and a last bit becomes anything.
+    """
     plain, recorded = Side(words, None, double=True), Side(words, recorder, double=True)
     for side in (plain, recorded):
         for number, batch in enumerate(side.batches(steps)):
-            side.step(number, batch)
+            side.step(number, batch, rate=5e-4)
     return largest_gap(plain.state(), recorded.state())
 
 
