@@ -78,9 +78,12 @@ class Batch:
         return replace(self, image_BCHW=self.streams[name], stream=name, streams={}, mixes={})
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors on the device, by name."""
-        found = {"image": self.image_BCHW, "label": self.label_B, "index": self.index_B}
-        found |= {f"draft {i}": tensor for i, tensor in enumerate(self.draft.tensors if self.draft else ())}
+        """All tensors on the device, by name; of a draft what its pixels are made of in place of them."""
+        found = {"label": self.label_B, "index": self.index_B}
+        if self.draft is None:
+            found["image"] = self.image_BCHW
+        else:
+            found |= {f"draft {i}": tensor for i, tensor in enumerate(self.draft.tensors)}
         found |= {f"stream {name}": image_BCHW for name, image_BCHW in self.streams.items()}
         for name, mix in self.mixes.items():
             found |= {f"mix {name} {part}": tensor for part, tensor in mix._asdict().items()}
@@ -88,11 +91,13 @@ class Batch:
 
     def of(self, tensors: Mapping[str, Tensor]) -> "Batch":
         """This batch out of other `tensors`, named as those of `tensors()`; without indices in the host's memory."""
-        parts = () if self.draft is None else tuple(tensors[f"draft {i}"] for i in range(len(self.draft.tensors)))
+        draft = self.draft
+        if draft is not None:
+            draft = draft._replace(tensors=tuple(tensors[f"draft {i}"] for i in range(len(draft.tensors))))
         return replace(
             self,
-            draft=None if self.draft is None else self.draft._replace(tensors=parts),
-            image_BCHW=tensors["image"],
+            draft=draft,
+            image_BCHW=tensors["image"] if draft is None else self.image_BCHW,
             label_B=tensors["label"],
             index_B=tensors["index"],
             streams={name: tensors[f"stream {name}"] for name in self.streams},

@@ -89,9 +89,9 @@ class CudaRecorder:
 
 class FusedCapture:
     """A trace that is compiled, runs a few times as it is (its kernels are chosen then), and is captured after that.
-    All steps on whole batches run compiled code, the first one too: a resumed run meets the same code.
 
-    Teacher, student, losses and update are compiled together: what a capture of the plain step would keep apart.
+    Teacher, student, losses and update are compiled together: what a capture of the plain step would keep apart. All
+    steps on whole batches run compiled code, as the tracer's do.
     """
 
     warm_up = 0
@@ -151,7 +151,7 @@ class Tracer:
         body()
 
     def record(self, body: Body, state: State) -> Body:
-        """Tensors from outside become inputs of the graph, under their present addresses."""
+        """With `compile_graph`, two runs that leave no trace come first: see `untouched`."""
         if self.compile_graph is None:
             graph, inputs = self._trace(body)
             return _without_gradients(graph, inputs)
@@ -165,7 +165,7 @@ class Tracer:
         return replay
 
     def _trace(self, body: Body) -> tuple[fx.GraphModule, list[Tensor]]:
-        """(graph, its inputs), after one run of `body`."""
+        """(graph, its inputs), after one run of `body`. Tensors from outside become inputs, where they lie."""
 
         def traced() -> list[Tensor]:
             body()

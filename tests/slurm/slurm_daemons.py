@@ -1,5 +1,6 @@
 """A Slurm of one machine for tests: munged, slurmctld and slurmd on loopback, with files and ports of their own."""
 
+import contextlib
 import getpass
 import os
 import secrets
@@ -7,9 +8,10 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
 import ranks
 
 CONF = """
@@ -115,6 +117,18 @@ class Slurm:
         for process in reversed(self.processes):
             process.terminate()
             process.wait(30)
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[Slurm]:
+    """A Slurm in `folder` that this process's commands speak to."""
+    with pytest.MonkeyPatch.context() as patch:
+        daemons = Slurm(folder)
+        patch.setenv("SLURM_CONF", str(daemons.conf))
+        patch.setenv("PATH", PATH)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield daemons
+        daemons.close()
 
 
 def start_now(job_id: str) -> None:

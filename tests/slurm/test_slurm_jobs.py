@@ -11,7 +11,7 @@ from pathlib import Path
 import cli
 import mini_cifar
 import pytest
-from slurm_daemons import PATH, Slurm, command, start_now, until
+from slurm_daemons import Slurm, command, running, start_now, until
 from slurm_jobs import (
     kill,
     low,
@@ -37,14 +37,8 @@ pytestmark = pytest.mark.slurm  # `make test` leaves them out where Slurm cannot
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    patch = pytest.MonkeyPatch()
-    daemons = Slurm(tmp_path_factory.mktemp("slurm"))
-    patch.setenv("SLURM_CONF", str(daemons.conf))
-    patch.setenv("PATH", PATH)
-    patch.setenv("OMP_NUM_THREADS", "1")
-    yield daemons
-    daemons.close()
-    patch.undo()
+    with running(tmp_path_factory.mktemp("slurm")) as daemons:
+        yield daemons
 
 
 @pytest.fixture(scope="module")

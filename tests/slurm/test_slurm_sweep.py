@@ -6,7 +6,7 @@ from pathlib import Path
 import cli
 import mini_cifar
 import pytest
-from slurm_daemons import PATH, Slurm
+from slurm_daemons import Slurm, running
 
 from launch import sweep
 from launch.submissions import find_submissions
@@ -25,14 +25,8 @@ teachers: train
 
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
-    patch = pytest.MonkeyPatch()
-    daemons = Slurm(tmp_path_factory.mktemp("slurm"))
-    patch.setenv("SLURM_CONF", str(daemons.conf))
-    patch.setenv("PATH", PATH)
-    patch.setenv("OMP_NUM_THREADS", "1")
-    yield daemons
-    daemons.close()
-    patch.undo()
+    with running(tmp_path_factory.mktemp("slurm")) as daemons:
+        yield daemons
 
 
 def test_an_array_of_six_after_its_teacher_ends_as_a_table(
