@@ -1,6 +1,7 @@
 """Options and fixtures of the whole suite."""
 
 import os
+import random
 import sys
 from pathlib import Path
 
@@ -19,6 +20,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--golden", type=Path, default=None, help="run the golden tests over DIR instead of our own copies"
     )
+    parser.addoption("--fuzz-seed", type=int, default=1, help="of the cases of tests/fuzz")
+    parser.addoption("--fuzz-cases", type=int, default=300, help="how many each test of tests/fuzz makes")
+
+
+@pytest.fixture
+def fuzz_rng(request: pytest.FixtureRequest) -> random.Random:
+    """Random numbers of one fuzz test: --fuzz-seed and the test's name say them."""
+    return random.Random(f"{request.config.getoption('--fuzz-seed')} {request.node.name}")
+
+
+@pytest.fixture
+def fuzz_cases(request: pytest.FixtureRequest) -> int:
+    """How many cases a fuzz test makes."""
+    cases: int = request.config.getoption("--fuzz-cases")
+    return cases
 
 
 def golden_folders(config: pytest.Config, marker: str) -> list[Path]:
