@@ -63,7 +63,7 @@ def judge(
 
 
 def assert_no_faults(verdicts: Sequence[Verdict], least_refused: int = 1) -> None:
-    """No tracebacks, hangs and deaths; at least so many refusals, or the cases did not reach what they are meant for."""
+    """No tracebacks, hangs and deaths, and at least so many refusals: fewer, and the cases miss what they are for."""
     counts = Counter(verdict.kind for verdict in verdicts)
     print(f"{len(verdicts)} cases: {dict(counts)}")
     faults = [str(verdict) for verdict in verdicts if verdict.kind in FAULTS]
