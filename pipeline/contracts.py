@@ -21,6 +21,7 @@ __all__ = [
     "Loader",
     "Mix",
     "ModelOutput",
+    "NotWritten",
     "Setting",
     "Shapes",
     "Signal",
@@ -32,6 +33,10 @@ __all__ = [
 
 class InputError(Exception):
     """Something the user gave (data, file, argument) cannot be used: one line on stderr, exit code 2."""
+
+
+class NotWritten(Exception):
+    """A file could not be written though what was asked is fine (a full disk): one line on stderr, exit code 1."""
 
 
 class Signal(enum.Flag):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from pipeline.config import ConfigError, HelpRequested
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, NotWritten
+from pipeline.readings import Unreadable
 from pipeline.registry import UnknownName
 
 USER_ERROR = 2
@@ -28,9 +29,12 @@ def run(
     except ConfigError as error:
         _say("\n".join(f"error: {problem}" for problem in error.problems))
         sys.exit(USER_ERROR)
-    except (InputError, UnknownName) as error:
+    except (InputError, UnknownName, Unreadable) as error:
         _say(f"error: {error.args[0]}")
         sys.exit(USER_ERROR)
+    except NotWritten as error:
+        _say(f"error: {error}")
+        sys.exit(1)
     except tuple(failures) as error:
         _say(f"{type(error).__name__}: {error}")
         sys.exit(failures[type(error)])

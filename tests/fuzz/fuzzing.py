@@ -24,10 +24,11 @@ from typing import TypeVar
 from pipeline import entry
 from pipeline.config import ConfigError, HelpRequested
 from pipeline.contracts import InputError
+from pipeline.readings import Unreadable
 from pipeline.registry import UnknownName
 
 T = TypeVar("T")
-REFUSALS: tuple[type[BaseException], ...] = (InputError, ConfigError, UnknownName, HelpRequested)
+REFUSALS: tuple[type[BaseException], ...] = (InputError, ConfigError, UnknownName, Unreadable, HelpRequested)
 FAULTS = ("traceback", "hang", "died")
 
 
