@@ -19,6 +19,7 @@ from pipeline.config import TrainConfig, flatten, read_yaml
 from pipeline.contracts import InputError
 from pipeline.engine.checkpoint import Checkpoints
 from pipeline.files import write_atomically, write_json, write_text
+from pipeline.weights import sealed
 
 PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "ffcv", "apex")
 Record = dict[str, Any]
@@ -107,15 +108,11 @@ class RunDir:
         return json.loads(self.summary.read_text()) if self.summary.exists() else None
 
     def write_student(self, state: dict[str, torch.Tensor], origin: dict[str, Any]) -> None:
-        """student.safetensors: the weights that inference uses, and where they come from.
-
-        One metadata entry only: the library writes several in a random order, and equal runs shall give equal files.
-        """
+        """student.safetensors: the weights that inference uses, where they come from, and a sum over both."""
         from safetensors.torch import save
 
-        content = save(
-            {k: v.detach().cpu().contiguous() for k, v in state.items()}, metadata={"stillhouse": json.dumps(origin)}
-        )
+        plain = {k: v.detach().cpu().contiguous() for k, v in state.items()}
+        content = save(plain, metadata=sealed(origin, plain))
         write_atomically(self.student, content)
 
 

@@ -1,0 +1,113 @@
+"""What a file of ours says of its weights, and the sum over both: read back, and every flipped bit noticed."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from pipeline.contracts import InputError
+from pipeline.engine.checkpoint import seal
+from pipeline.engine.run_dir import RunDir
+from pipeline.weights import read_origin, read_state, sealed, weights_hash
+
+STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.ones(2), "n": torch.tensor(3)}
+SAID = {"mean": [0.5, 1e-3], "names": ["ä", "b"], "sizes": {"10": 1, "9": 2}}
+ORIGIN = {"dataset": "d", "seed": 0, "description": SAID}
+    "dataset": "d",
+    "seed": 0,
+    "description": {"mean": [0.5, 1e-3], "names": ["ä", "b"], "sizes": {"10": 1, "9": 2}},
+}
+
+
+def written(folder: Path, state: dict[str, Tensor] = STATE) -> Path:
+    folder.mkdir(exist_ok=True)
+    RunDir(folder).write_student(state, ORIGIN)
+    return folder / "student.safetensors"
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        read_state(path)
+    message = str(caught.value)
+    assert "\n" not in message and message.startswith(str(path))
+    return message
+
+
+def test_what_is_said_is_read_back(tmp_path: Path) -> None:
+    file = written(tmp_path / "run")
+    for path in (file, tmp_path / "run", str(file)):
+        found = read_origin(path)
+        assert len(found.pop("sha256")) == 64 and found == ORIGIN
+    assert weights_hash(read_state(file)) == weights_hash(STATE)
+
+
+def test_description_of_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").write_bytes(seal({"model": STATE, "epoch": 3, "description": ORIGIN["description"]}))
+    assert read_origin(tmp_path / "best.pt") == {"description": ORIGIN["description"]}
+    (tmp_path / "last.pt").write_bytes(seal({"model": STATE, "description": "text"}))
+    assert read_origin(tmp_path / "last.pt") == {}
+
+
+def test_files_without_a_word_of_ours_say_nothing(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "zip.pth")
+    torch.save(STATE, tmp_path / "legacy.pth", _use_new_zipfile_serialization=False)
+    torch.save([1], tmp_path / "list.pth")
+    safetensors.torch.save_file(STATE, tmp_path / "plain.safetensors")
+    safetensors.torch.save_file(STATE, tmp_path / "other.safetensors", metadata={"format": "pt"})
+    for file in tmp_path.iterdir():
+        assert read_origin(file) == {}
+
+
+def test_older_files_have_no_sum(tmp_path: Path) -> None:
+    file = tmp_path / "student.safetensors"
+    safetensors.torch.save_file(STATE, file, metadata={"stillhouse": json.dumps({"seed": 1})})
+    assert read_origin(file) == {"seed": 1}
+    assert weights_hash(read_state(file)) == weights_hash(STATE)
+
+
+@pytest.mark.parametrize("said", ("{", "[1]", "3", '"x"', "[" * 50_000, '{"sha256": ' + "9" * 5000 + "}", '{"a": NaN}'))
+def test_damaged_words_are_refused_in_one_line(said: str, tmp_path: Path) -> None:
+    safetensors.torch.save_file(STATE, tmp_path / "f.safetensors", metadata={"stillhouse": said})
+    assert "damaged" in refusal(tmp_path / "f.safetensors")
+    with pytest.raises(InputError, match="damaged") as caught:
+        read_origin(tmp_path / "f.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_sum_covers_weights_and_words(tmp_path: Path) -> None:
+    entry = sealed(ORIGIN, STATE)
+    said = json.loads(entry["stillhouse"])
+    others = {
+        "values": (entry, STATE | {"n": torch.tensor(4)}),
+        "types": (entry, STATE | {"fc.bias": torch.ones(2).int()}),
+        "names": (entry, {"x" + key: value for key, value in STATE.items()}),
+        "words": ({"stillhouse": json.dumps(said | {"seed": 1})}, STATE),
+        "sum": ({"stillhouse": json.dumps(said | {"sha256": None})}, STATE),
+    }
+    for name, (metadata, state) in others.items():
+        safetensors.torch.save_file(state, tmp_path / f"{name}.safetensors", metadata=metadata)
+        assert "sum" in refusal(tmp_path / f"{name}.safetensors"), name
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    file = written(tmp_path / "run", {"fc.weight": torch.ones(2, 2)})
+    good, wanted = file.read_bytes(), read_origin(file)
+    unnoticed = []
+    for place in range(len(good)):
+        file.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :])
+        try:
+            state, said = read_state(file), read_origin(file)
+        except InputError:
+            continue
+        assert torch.equal(state["fc.weight"], torch.ones(2, 2)), place
+        if said != wanted:
+            unnoticed.append(place)
+    # A flip in the name of the entry or of the sum leaves a file without a sum; one flip, so the rest is whole.
+    assert len(unnoticed) <= len('"stillhouse""sha256"')
+
+
+def test_equal_runs_give_equal_files(tmp_path: Path) -> None:
+    assert written(tmp_path / "a").read_bytes() == written(tmp_path / "b", dict(reversed(STATE.items()))).read_bytes()
