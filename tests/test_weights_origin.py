@@ -16,10 +16,6 @@ from pipeline.weights import read_origin, read_state, sealed, weights_hash
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.ones(2), "n": torch.tensor(3)}
 SAID = {"mean": [0.5, 1e-3], "names": ["ä", "b"], "sizes": {"10": 1, "9": 2}}
 ORIGIN = {"dataset": "d", "seed": 0, "description": SAID}
-    "dataset": "d",
-    "seed": 0,
-    "description": {"mean": [0.5, 1e-3], "names": ["ä", "b"], "sizes": {"10": 1, "9": 2}},
-}
 
 
 def written(folder: Path, state: dict[str, Tensor] = STATE) -> Path:
