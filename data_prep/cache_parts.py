@@ -148,6 +148,8 @@ class Work:
                 array = np.lib.format.open_memmap(
                     temporary, mode="w+", dtype=dtype, shape=(self.layout.samples, columns)
                 )
+                with temporary.open("r+b") as handle:  # writing a map on a full disk would end the process by SIGBUS
+                    os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
                 for part in self.parts(view):
                     with np.load(self.path(part), allow_pickle=False) as there:
                         array[there["index"]] = there[name]

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from pipeline import entry
 from pipeline.checkpoints import Published, Release, releases, spelled
 from pipeline.config import compose, describe
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, unwritten
 from pipeline.datasets.archives import extract, scratch_beside
 from pipeline.datasets.downloads import Told, fetch
 from pipeline.files import write_json
@@ -165,7 +165,7 @@ def bring(
                 Order(file=file, name=name, address=address, paths=missing, out=out, told=told).get(ledger)
             made += [out / path for path in paths]
     except OSError as error:
-        raise InputError(f"cannot write {error.filename or out}: {error.strerror}") from None
+        raise unwritten(f"cannot write {error.filename or out}", error) from None
     return made
 
 

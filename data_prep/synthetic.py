@@ -22,14 +22,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import entry
 from pipeline.config import compose, describe
-from pipeline.contracts import InputError
+from pipeline.contracts import unwritten
 from pipeline.datasets.synthetic import FILE, to_arrays
 from pipeline.datasets.synthetic_jpegs import MOST_CLASSES, write_jpeg_tree
 from pipeline.files import write_atomically
 
 
 def write(out: Path) -> Path:
-    """Writes the set and its contact sheet into `out` and returns the path of the set. Raises InputError."""
+    """Writes the set and its contact sheet into `out`; returns the path of the set. Raises InputError, NotWritten."""
     target = out / FILE
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -38,9 +38,11 @@ def write(out: Path) -> Path:
         np.savez(content, allow_pickle=False, **arrays)
         write_atomically(target, content.getvalue())
         sheet = contact_sheet(arrays["test_pixels_NHWC"], arrays["test_label_N"])
-        Image.fromarray(sheet).save(target.with_suffix(".png"))
+        shown = io.BytesIO()
+        Image.fromarray(sheet).save(shown, "PNG")
+        write_atomically(target.with_suffix(".png"), shown.getvalue())
     except OSError as error:
-        raise InputError(f"cannot write the synthetic set to {out}: {error.strerror}") from None
+        raise unwritten(f"cannot write the synthetic set to {out}", error) from None
     return target
 
 

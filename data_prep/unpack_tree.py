@@ -15,9 +15,10 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, NotWritten
 from pipeline.datasets.archives import DAMAGED, Member, members, safe_name
 from pipeline.datasets.downloads import CHUNK
+from pipeline.files import disk_refuses
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 SOURCE = ".source"  # in a growing split: what it is made of
@@ -182,8 +183,9 @@ def _opener(path: Path) -> Callable[[], IO[bytes]]:
 
 @contextlib.contextmanager
 def may_go_on(out: str) -> Iterator[None]:
-    """What the machine refuses (a full disk, no permission) as InputError: the work is gone on with next time."""
+    """What the machine refuses (a full disk, no permission) in one line: the work is gone on with next time."""
     try:
         yield
     except OSError as error:
-        raise InputError(f"{error.filename or out}: {error.strerror}; call again to go on") from None
+        kind = NotWritten if disk_refuses(error) else InputError
+        raise kind(f"{error.filename or out}: {error.strerror}; call again to go on") from None

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from pipeline.contracts import InputError
+from pipeline.contracts import unwritten
 from pipeline.engine.run_dir import commit_of
 from pipeline.files import write_json
 
@@ -30,7 +30,7 @@ def source_files(root: Path) -> list[str]:
 def take(folder: Path, root: Path = ROOT) -> Path:
     """Copies the code of `root` into `folder`; returns `folder`. SNAPSHOT.json there says the commit and a checksum.
 
-    Raises InputError when the folder cannot be written.
+    Raises InputError, NotWritten when the folder cannot be written.
     """
     digest = hashlib.sha256()
     try:
@@ -40,6 +40,6 @@ def take(folder: Path, root: Path = ROOT) -> Path:
             shutil.copyfile(root / name, target)
             digest.update(os.fsencode(name) + b"\0" + target.read_bytes())
     except OSError as error:
-        raise InputError(f"cannot copy the code to {folder}: {error.strerror}") from None
+        raise unwritten(f"cannot copy the code to {folder}", error) from None
     write_json(folder / "SNAPSHOT.json", {"git": commit_of(root)["git"], "sha256": digest.hexdigest()})
     return folder

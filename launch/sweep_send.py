@@ -15,7 +15,7 @@ from launch.sweep_runs import Plan, Planned
 from launch.sweep_state import TRAIN, Standing
 from pipeline.checkpoints import find_checkpoint
 from pipeline.config import ConfigError
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, unwritten
 
 ARRAY = 1000  # runs of one array: Slurm's MaxArraySize is 1001 unless a site says otherwise
 Job = tuple[Planned, Submitted]
@@ -28,7 +28,7 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / ".sweep.lock").open("w")
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror}") from None
+        raise unwritten(f"cannot write to {folder}", error) from None
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

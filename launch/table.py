@@ -20,7 +20,7 @@ from launch.table_runs import find_folders, group, read_run
 from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.config.base import Section, Text, key
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, unwritten
 from pipeline.files import write_text
 
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> None:
     try:
         write_text(out, text)
     except OSError as error:
-        raise InputError(f"cannot write {out}: {error.strerror}") from None
+        raise unwritten(f"cannot write {out}", error) from None
     print(f"{len(report.rows)} rows, {sum(len(r.seeds) for r in report.rows)} runs: {out}")
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from torch import Tensor, nn
 
 from pipeline.batches import Batch, Draft, Mix, Stream
+from pipeline.files import disk_refuses
 
 __all__ = [
     "Batch",
@@ -28,6 +29,7 @@ __all__ = [
     "Stream",
     "TeacherSource",
     "View",
+    "unwritten",
 ]
 
 
@@ -37,6 +39,11 @@ class InputError(Exception):
 
 class NotWritten(Exception):
     """A file could not be written though what was asked is fine (a full disk): one line on stderr, exit code 1."""
+
+
+def unwritten(text: str, error: OSError) -> Exception:
+    """What to raise where writing failed: NotWritten when the disk refuses, InputError for a path that is wrong."""
+    return (NotWritten if disk_refuses(error) else InputError)(f"{text}: {error.strerror or error}")
 
 
 class Signal(enum.Flag):

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from pipeline.config import ConfigError, HelpRequested
 from pipeline.contracts import InputError, NotWritten
+from pipeline.files import disk_refuses, refusal
 from pipeline.readings import Unreadable
 from pipeline.registry import UnknownName
 
@@ -34,6 +35,11 @@ def run(
         sys.exit(USER_ERROR)
     except NotWritten as error:
         _say(f"error: {error}")
+        sys.exit(1)
+    except OSError as error:
+        if not disk_refuses(error):
+            raise
+        _say(f"error: {refusal(error)}")
         sys.exit(1)
     except tuple(failures) as error:
         _say(f"{type(error).__name__}: {error}")

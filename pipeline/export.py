@@ -21,11 +21,11 @@ from pipeline import entry, networks
 from pipeline.assemble import ALIASES, NAMES
 from pipeline.checkpoints import published_licence
 from pipeline.config import ExportConfig, compose, describe
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, unwritten
 from pipeline.deployment.card import card_text, sha256_of, summary_text
 from pipeline.deployment.formats import FORMATS, SUFFIX
 from pipeline.deployment.inference import Inference, count_flops, count_parameters
-from pipeline.files import write_text
+from pipeline.files import whole_or_absent, write_text
 from pipeline.methods import predictor_of
 from pipeline.models.blocks import deploy
 from pipeline.run_keys import read_record, words_of_run
@@ -102,22 +102,19 @@ def write_checked(served: Inference, source: Inference, config: ExportConfig, pa
     size = config.data.test_size
     generator = torch.Generator().manual_seed(0)
     image_BCHW = torch.randn(CHECKED, 3, size, size, generator=generator)
-    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        run = FORMATS.get(config.to)(served, image_BCHW[:2], temporary)
-        with torch.no_grad():
-            wanted_BK = source(image_BCHW)
-            worst = max(float((run(image_BCHW[:n]) - wanted_BK[:n]).abs().max()) for n in (1, CHECKED))
-        relative = worst / float(wanted_BK.abs().max())
-        if not relative <= TOLERANCE:
-            raise CheckFailed(
-                f"{path} would differ from its source by {relative:.2g} of the largest logit: not written"
-            )
-        temporary.replace(path)
+        with whole_or_absent(path) as handle:
+            run = FORMATS.get(config.to)(served, image_BCHW[:2], Path(handle.name))
+            with torch.no_grad():
+                wanted_BK = source(image_BCHW)
+                worst = max(float((run(image_BCHW[:n]) - wanted_BK[:n]).abs().max()) for n in (1, CHECKED))
+            relative = worst / float(wanted_BK.abs().max())
+            if not relative <= TOLERANCE:
+                raise CheckFailed(
+                    f"{path} would differ from its source by {relative:.2g} of the largest logit: not written"
+                )
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise unwritten(f"cannot write {path}", error) from None
     return {"images": CHECKED, "max_abs": worst, "relative": relative}
 
 

@@ -1,11 +1,14 @@
 """Entry points called in this process, as their command lines are."""
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from pipeline import entry
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def call(module: ModuleType, words: list[str], capture: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

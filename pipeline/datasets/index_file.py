@@ -26,6 +26,7 @@ from pipeline.datasets.decode import jpeg_size, read_size
 from pipeline.datasets.image_set import FileSet
 from pipeline.datasets.path_table import PathTable
 from pipeline.datasets.walk import Walk, age_of
+from pipeline.files import whole_or_absent
 
 VERSION = 1
 WORTH = 20_000  # files: below, a walk takes less than a second
@@ -101,16 +102,8 @@ def save(found: FileSet, marks: Mapping[str, int]) -> Path:
         "byte_N": unknown_N2[:, 0] if found.byte_N is None else found.byte_N,
         "offset_N": np.zeros(1, np.int64),  # of the image in its file, for all: they are plain files
     }
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as handle:
-            np.savez(handle, allow_pickle=False, **arrays)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with whole_or_absent(path) as handle:
+        np.savez(handle, allow_pickle=False, **arrays)
     return path
 
 

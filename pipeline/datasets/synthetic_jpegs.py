@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.contracts import InputError
+from pipeline.contracts import unwritten
 from pipeline.datasets.synthetic_pixels import Draws, Floats, upsampled
+from pipeline.files import whole_or_absent
 
 FIELD = 1152  # pixels along a side of the noise that all pictures are cut from
 COARSE, FINE = (4, 8, 16, 32, 64), (128, 256, 512, 1152)  # control points along it, one octave each
@@ -52,7 +53,7 @@ def write_jpeg_tree(
 ) -> None:
     """Writes root/train/CLASS/*.JPEG and root/val/CLASS/*.JPEG; what is there already is written again.
 
-    workers: threads (NumPy and the encoder let go of the interpreter's lock). Raises InputError when it cannot write.
+    workers: threads (NumPy and the encoder let go of the interpreter's lock). Raises InputError, NotWritten.
     """
     jobs = []
     for label in range(classes):
@@ -68,14 +69,13 @@ def write_jpeg_tree(
             for _ in pool.map(partial(_write, seed), jobs):
                 pass
     except OSError as error:
-        raise InputError(f"cannot write {error.filename or root}: {error.strerror}") from None
+        raise unwritten(f"cannot write {error.filename or root}", error) from None
 
 
 def _write(seed: int, job: tuple[Path, int, int]) -> None:
     path, label, number = job
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(jpeg(seed, label, number))
-    temporary.replace(path)
+    with whole_or_absent(path, durable=False) as handle:  # a million files flushed one by one take hours
+        handle.write(jpeg(seed, label, number))
 
 
 def jpeg(seed: int, label: int, number: int) -> bytes:

@@ -1,6 +1,9 @@
-"""File formats of an exported network. Each writer returns a function that runs what it wrote, for the check."""
+"""File formats of an exported network. Each writer returns a function that runs what it wrote, for the check.
+
+Python writes the bytes, not the formats' libraries: a full disk is an OSError then."""
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable
@@ -39,16 +42,18 @@ def _plain_state(network: Inference) -> dict[str, Tensor]:
 @FORMATS.register("safetensors")
 def write_safetensors(network: Inference, image_BCHW: Tensor, path: Path) -> Run:
     """The weights alone, in the published key layout; safe to read anywhere."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file, save
 
-    save_file(_plain_state(network), path)
+    path.write_bytes(save(_plain_state(network)))
     return _reloaded(network, load_file(path))
 
 
 @FORMATS.register("state_dict")
 def write_state_dict(network: Inference, image_BCHW: Tensor, path: Path) -> Run:
     """A bare state dict by torch.save, as KDrefine's converter writes it."""
-    torch.save(_plain_state(network), path)
+    content = io.BytesIO()
+    torch.save(_plain_state(network), content)
+    path.write_bytes(content.getvalue())
     return _reloaded(network, torch.load(path, weights_only=True))
 
 
@@ -57,7 +62,9 @@ def write_torchscript(network: Inference, image_BCHW: Tensor, path: Path) -> Run
     """A traced module with its weights; torch.jit.load and libtorch run it, any batch size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.13 announces that TorchScript will go one day
-        torch.jit.trace(network, (image_BCHW,), check_trace=False).save(str(path))
+        content = io.BytesIO()
+        torch.jit.save(torch.jit.trace(network, (image_BCHW,), check_trace=False), content)
+        path.write_bytes(content.getvalue())
         return torch.jit.load(str(path), map_location="cpu")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import RuntimeConfig
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, NotWritten
 from pipeline.engine.recorders import CudaRecorder, FusedCapture, Recorder, Tracer
 from pipeline.engine.sync_bn import with_global_statistics
 
@@ -68,13 +68,13 @@ class World:
         return items or []
 
     def on_leader(self, action: Callable[[], T]) -> T:
-        """The result of `action`, which only the leader runs; an InputError or OSError of it is raised on all ranks."""
+        """The result of `action`, which only the leader runs; its InputError, NotWritten, OSError is raised on all."""
         result: T | None = None
         error: Exception | None = None
         if self.leader:
             try:
                 result = action()
-            except (InputError, OSError) as caught:
+            except (InputError, NotWritten, OSError) as caught:
                 error = caught
         result, error = self.share((result, error))
         if error is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline import views
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, unwritten
 from pipeline.datasets.image_set import ImageSet
 from pipeline.files import whole_or_absent
 from pipeline.loaders.beton import ffcv_module
@@ -128,7 +128,7 @@ def write_beton(
 
     max_resolution: pixels of the longer side, None = as they are. quality: of the JPEGs, or `keep` for the bytes of
     JPEGs that need not be resized. raw_fraction: share of the images stored as pixels, drawn from seed. workers:
-    threads. progress: called with the number of images written. Raises InputError, one line.
+    threads. progress: called with the number of images written. Raises InputError, NotWritten, one line.
     """
     _check(image_set, max_resolution, quality, raw_fraction)
     encode = Encoder(image_set, max_resolution, quality, raw_images(seed, len(image_set), raw_fraction))
@@ -155,7 +155,7 @@ def write_beton(
         )
         _seal(path, manifest)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+        raise unwritten(f"cannot write {path}", error) from None
     return manifest
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_prep import write_beton as prep
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, NotWritten
 from pipeline.datasets import DATASETS
 from pipeline.datasets.image_set import FileSet
 from pipeline.loaders.beton.file import open_beton
@@ -102,7 +102,7 @@ def test_a_full_disk_leaves_nothing_behind(image_set: FileSet, tmp_path: Path) -
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, limit[1]))
     try:
-        with pytest.raises(InputError, match=r"cannot write .*full\.beton: File too large"):
+        with pytest.raises(NotWritten, match=r"cannot write .*full\.beton: File too large"):
             write_beton(image_set, tmp_path / "full.beton", max_resolution=None)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
