@@ -18,13 +18,15 @@ from typing import Literal, NamedTuple
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from pipeline import entry  # before torch: see pipeline/__init__.py
+
+# isort: split
 import torch
 import yaml
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from data_prep.cache_parts import Part, Work, packable, settle, shares
-from pipeline import entry
 from pipeline.assemble import ALIASES, NAMES, build_student, image_set, loader_maker, make_plan, split_off
 from pipeline.cache_identity import identity_of
 from pipeline.config import TrainConfig, compose, describe

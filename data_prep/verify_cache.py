@@ -14,12 +14,15 @@ from pathlib import Path
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from pipeline import entry  # before torch: see pipeline/__init__.py
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.cache_teacher import MADE, Source, identity, open_source, outputs, read_config
-from pipeline import entry, views
+from pipeline import views
 from pipeline.config import HelpRequested
 from pipeline.contracts import InputError
 from pipeline.engine import parallel

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from pipeline import entry  # before torch: see pipeline/__init__.py
+
+# isort: split
 import torch
 from pydantic import BeforeValidator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline import entry
 from pipeline.assemble import NAMES, image_set
 from pipeline.config import DataConfig, compose, describe
 from pipeline.config.base import Section, Seed, key

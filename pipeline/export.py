@@ -14,10 +14,13 @@ from typing import Any
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from pipeline import entry  # before torch: see pipeline/__init__.py
+
+# isort: split
 import torch
 from torch import nn
 
-from pipeline import entry, networks
+from pipeline import networks
 from pipeline.assemble import ALIASES, NAMES
 from pipeline.checkpoints import published_licence
 from pipeline.config import ExportConfig, compose, describe

@@ -14,9 +14,11 @@ from typing import Any
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from pipeline import entry  # before torch: see pipeline/__init__.py
+
+# isort: split
 import torch
 
-from pipeline import entry
 from pipeline.assemble import ALIASES, NAMES, build, build_sets, default_name
 from pipeline.config import TrainConfig, compose, describe
 from pipeline.contracts import InputError

@@ -115,3 +115,18 @@ def test_no_branch_on_a_name() -> None:
             if isinstance(node, ast.Compare):
                 values = {c.value for c in [node.left, *node.comparators] if isinstance(c, ast.Constant)}
                 assert not values & names, f"{path}:{node.lineno} compares with {values & names}"
+
+
+def test_entry_points_import_the_package_before_torch() -> None:
+    """Torch's threads read at import how long they may spin: pipeline/__init__.py says it."""
+    entries = [path for path in SOURCES if "    sys.path[0] = " in path.read_text()]
+    assert len(entries) > 10
+    for path in entries:
+        imports = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        tops = [(node.module if isinstance(node, ast.ImportFrom) else node.names[0].name) or "" for node in imports]
+        first = {name: tops.index(name) for name in reversed(tops)}
+        ours = min(place for name, place in first.items() if name.split(".")[0] in {"pipeline", "launch", "data_prep"})
+        theirs = [
+            place for name, place in first.items() if name.split(".")[0] in {"torch", "torchvision", "safetensors"}
+        ]
+        assert ours < min(theirs, default=ours + 1), path
