@@ -18,6 +18,7 @@ from pipeline.datasets import DATASETS, FileSet
 from pipeline.datasets.decode import decode_rgb
 from pipeline.datasets.encoded import is_ordinary
 from pipeline.datasets.image_set import SPLITS
+from pipeline.datasets.plain_files import read_plain
 from pipeline.files import write_json
 
 REPORT = "report.json"
@@ -118,14 +119,15 @@ def duplicates(train: Checked, test: Checked) -> list[dict[str, str]]:
 
 def _check(path: Path) -> Found:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        return Found(bytes(DIGEST_BYTES), error.strerror, False)
+        data = read_plain(path)
+    except (OSError, InputError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return Found(bytes(DIGEST_BYTES), reason, False)
     digest = hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
     try:
         decode_rgb(data)
-    except InputError as error:
-        return Found(digest, str(error), False)
+    except (InputError, MemoryError) as error:
+        return Found(digest, str(error) or "out of memory", False)
     return Found(digest, None, is_ordinary(data))
 
 

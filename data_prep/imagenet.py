@@ -37,7 +37,7 @@ from pipeline.contracts import InputError
 from pipeline.datasets.archives import extract, members, safe_name
 from pipeline.datasets.imagenet import FOLDERS, PUBLISHED
 from pipeline.datasets.validation_labels import CLASS_TABLES, TABLES, find_table, wnids_of
-from pipeline.datasets.walk import names_in
+from pipeline.datasets.walk import class_names_in
 
 
 class ImagenetConfig(BaseModel):
@@ -99,7 +99,7 @@ def unpack(config: ImagenetConfig) -> None:
             units = class_units(Path(config.train))
             unpack_split(train, Path(config.train), units, config.workers, watch)
         if config.val is not None and not val.exists():
-            wnids = sorted(names_in(train, folders=True)) if train.is_dir() else []
+            wnids = class_names_in(train) if train.is_dir() else []
             units = val_units(Path(config.val), table_of(config, Path(scratch)), wnids)
             unpack_split(val, Path(config.val), units, config.workers, watch)
 

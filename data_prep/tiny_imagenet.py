@@ -22,6 +22,7 @@ from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.contracts import InputError
 from pipeline.datasets.archives import members
+from pipeline.datasets.entries import hides
 from pipeline.datasets.tiny_imagenet import ARCHIVE, WNIDS
 
 PUBLISHED = {"train": 100_000, "test": 10_000}
@@ -38,7 +39,9 @@ class TinyConfig(BaseModel):
 
 
 def place(name: PurePosixPath) -> PurePosixPath | None:
-    """Inside the one folder of the archive. Raises InputError for a member beside it."""
+    """Inside the one folder of the archive; hidden files nowhere. Raises InputError for a member beside it."""
+    if hides(name):
+        return None
     if name.parts[0] != ARCHIVE.folder:
         raise InputError(f"{str(name)!r} lies outside {ARCHIVE.folder}/: no archive of Tiny-ImageNet")
     return PurePosixPath(*name.parts[1:])

@@ -18,6 +18,9 @@ from typing import IO
 from pipeline.contracts import InputError, NotWritten
 from pipeline.datasets.archives import DAMAGED, Member, members, safe_name
 from pipeline.datasets.downloads import CHUNK
+from pipeline.datasets.entries import files_below as plain_files_below
+from pipeline.datasets.entries import hides, is_hidden
+from pipeline.datasets.plain_files import open_plain
 from pipeline.files import disk_refuses
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
@@ -123,8 +126,8 @@ def read_safely(source: Path) -> Iterator[None]:
 
 
 def is_image(name: PurePosixPath) -> bool:
-    """By its name; hidden files are none (archives made on a Mac are full of them)."""
-    return name.suffix.lower() in EXTENSIONS and not name.name.startswith(".")
+    """By its name; hidden ones are none, nor what lies in hidden folders (archives made on a Mac are full of them)."""
+    return name.suffix.lower() in EXTENSIONS and not hides(name)
 
 
 def flat(name: PurePosixPath) -> PurePosixPath | None:
@@ -144,13 +147,13 @@ def by_parent(name: PurePosixPath) -> PurePosixPath | None:
 def class_units(source: Path) -> list[Unit]:
     """Of a training archive of class archives, a folder of them, an archive or a folder of class folders."""
     if source.is_dir():
-        tars = sorted(source.glob("*.tar"))
+        tars = sorted(path for path in source.glob("*.tar") if not is_hidden(path.name))
         if not tars:
             return [Unit(folder="", source=source, read=partial(files_below, source), place=by_parent)]
         return [Unit(folder=tar.stem, source=tar, read=partial(members, tar), place=flat) for tar in tars]
     with read_safely(source), members(source) as found:
         named = [(safe_name(member, source, None), member.info) for member in found]
-    inner = [(name, info) for name, info in named if name.suffix == ".tar" and not name.name.startswith(".")]
+    inner = [(name, info) for name, info in named if name.suffix == ".tar" and not hides(name)]
     if not inner:
         return [Unit(folder="", source=source, read=partial(members, source), place=by_parent)]
     return [
@@ -172,13 +175,13 @@ def inner_members(source: Path, info: tarfile.TarInfo) -> Iterator[Iterator[Memb
 
 @contextlib.contextmanager
 def files_below(folder: Path) -> Iterator[Iterator[Member]]:
-    """The files below a folder as if they were in an archive, in order; links are followed."""
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    """The files below a folder as if they were in an archive, in order; links are followed, hidden ones left out."""
+    paths = plain_files_below(folder)
     yield (Member(path.relative_to(folder).as_posix(), True, False, _opener(path)) for path in paths)
 
 
 def _opener(path: Path) -> Callable[[], IO[bytes]]:
-    return lambda: path.open("rb")
+    return lambda: open_plain(path)
 
 
 @contextlib.contextmanager

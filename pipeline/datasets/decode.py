@@ -5,9 +5,7 @@ inks (simplejpeg decodes them to other colours) and JPEGs that it refuses (small
 orientation is ignored, as torchvision does.
 """
 
-import io
 import re
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.contracts import InputError
+from pipeline.datasets.pillow import MOST_PIXELS, check_pixels, check_scans, opened, rgb
+from pipeline.datasets.plain_files import ABSENT, open_plain
 
 JPEG_START = b"\xff\xd8\xff"
 SAME_COLOURS = ("YCbCr", "RGB", "Gray")
@@ -27,18 +27,19 @@ OTHER_FRAMES = (0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD,
 UNREAD_ROWS = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd[0-9]$")
 
 
-def decode_rgb(data: bytes) -> NDArray[np.uint8]:
-    """RGB pixels [H, W, 3] of an encoded image. Raises InputError with the decoder's reason."""
-    if jpeg_size(data) is not None:
+def decode_rgb(data: bytes, most: int = MOST_PIXELS) -> NDArray[np.uint8]:
+    """RGB pixels [H, W, 3] of an encoded image of up to `most` pixels. Raises InputError with the decoder's reason."""
+    size = check_jpeg(data, most)
+    if size is not None:
         try:
             pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False)
             return pixels
         except ValueError:
             pass  # Pillow reads more, and its reason is the clearer one
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large files and palettes with transparency are read as they are
-            return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+        return rgb(data, most)
+    except (InputError, MemoryError):
+        raise
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
         raise InputError(_reason(error)) from None
 
@@ -67,13 +68,15 @@ def decode_upper(data: bytes, size: tuple[int, int], rows: int, factor: int = 1)
     less_tall = bytearray(data)
     less_tall[frame.at : frame.at + 2] = wanted.to_bytes(2, "big")
     shape = (-(-wanted // factor), -(-width // factor), 3)
-    pixels_HWC = np.empty(shape, np.uint8)
     smallest = {"min_height": shape[0], "min_width": shape[1]} if factor > 1 else {}
     try:
+        pixels_HWC = np.empty(shape, np.uint8)
         simplejpeg.decode_jpeg(less_tall, "RGB", buffer=pixels_HWC, **smallest)
     except ValueError as error:
         if wanted == height or not UNREAD_ROWS.match(str(error)):
             return None
+    except MemoryError:
+        return None
     return pixels_HWC
 
 
@@ -90,18 +93,25 @@ def _frame(data: bytes) -> Frame | None:
     return None
 
 
-def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image file from its header, as `decode_rgb` would give. Raises InputError."""
+def read_size(path: Path, most: int = MOST_PIXELS) -> tuple[int, int]:
+    """(height, width) of an image file from its header, as `decode_rgb` would give.
+
+    Raises InputError where `decode_rgb` would for the header; OSError where the machine is at fault.
+    """
     try:
-        with path.open("rb") as handle, warnings.catch_warnings():
+        with open_plain(path) as handle:
             size = jpeg_size(handle.read(HEADER_BYTES))
             if size is not None:
+                check_pixels(size, most)
                 return size
             handle.seek(0)
-            warnings.simplefilter("ignore")
-            with Image.open(handle) as image:
+            with opened(handle, most) as image:
                 return image.height, image.width
+    except (InputError, MemoryError):
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ABSENT):
+            raise
         raise InputError(_reason(error)) from None
 
 
@@ -114,6 +124,15 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     except ValueError:
         return None
     return (height, width) if colours in SAME_COLOURS else None
+
+
+def check_jpeg(data: bytes, most: int) -> tuple[int, int] | None:
+    """`jpeg_size`; raises InputError for a JPEG of more than `most` pixels, or of scans without end."""
+    size = jpeg_size(data)
+    if size is not None:
+        check_pixels(size, most)
+        check_scans(data, size)
+    return size
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,8 @@ import re
 
 from PIL import Image
 
-from pipeline.datasets.decode import decode_rgb, decode_upper, jpeg_size
+from pipeline.datasets.decode import check_jpeg, decode_rgb, decode_upper, jpeg_size
+from pipeline.datasets.pillow import MOST_PIXELS
 
 FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive, all of Huffman codes
 TABLES = (0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0))  # and comments, application data
@@ -19,12 +20,13 @@ PADDING = b"\x00\xff\r\n \x1a"
 NEXT = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 
 
-def as_read_by_all(data: bytes) -> bytes:
+def as_read_by_all(data: bytes, most: int = MOST_PIXELS) -> bytes:
     """`data` when it is an ordinary JPEG, else a PNG of what `decode_rgb` makes of it. Raises InputError."""
+    check_jpeg(data, most)
     if is_ordinary(data):
         return data
     buffer = io.BytesIO()
-    Image.fromarray(decode_rgb(data)).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(decode_rgb(data, most)).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
@@ -36,15 +38,15 @@ def is_ordinary(data: bytes) -> bool:
     return jpeg_size(data) is not None and _is_whole(data)
 
 
-def check(data: bytes) -> None:
+def check(data: bytes, most: int = MOST_PIXELS) -> None:
     """Raises InputError when `decode_rgb` would; decodes only where that cannot be told otherwise.
 
     Of an ordinary sequential JPEG, one row of blocks tells whether its tables are there (a tenth of the time for all);
     damage inside its scan makes wrong pixels and no error, in libjpeg and in Pillow.
     """
-    size = jpeg_size(data)
+    size = check_jpeg(data, most)
     if size is None or not _is_whole(data) or decode_upper(data, size, rows=1, factor=8) is None:
-        decode_rgb(data)
+        decode_rgb(data, most)
 
 
 def _is_whole(data: bytes) -> bool:

@@ -1,6 +1,5 @@
 """A folder of images, one sub-folder per class: root/train/CLASS/* and root/val/CLASS/* (or root/test)."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS
 from pipeline.datasets.image_set import FileSet, check_split
 from pipeline.datasets.index_file import Index, indexed
-from pipeline.datasets.walk import Group, Walk, names_in
+from pipeline.datasets.walk import Group, Walk, class_names_in
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp")
 FOLDERS = {"train": ("train",), "test": ("val", "test")}
@@ -21,8 +20,9 @@ def load_folder(
 ) -> FileSet:
     """Classes sorted by name, numbered by the training folders; files sorted by folder, then name, as in torchvision.
 
-    Hidden files and other extensions are passed over. Raises InputError on a missing folder, an empty class, and a
-    test class that has no training folder. `download` has no meaning here and is refused. index: see index_file.py.
+    Hidden names and other extensions are passed over (entries.py). Raises InputError on a missing folder, an empty
+    class, a test class that has no training folder, and links by which images would count twice or under two labels.
+    `download` has no meaning here and is refused. index: see index_file.py.
     """
     check_split(split)
     if root is None or download:
@@ -58,7 +58,7 @@ def _split_folder(walk: Walk, split: str) -> Path:
 
 
 def _classes(folder: Path) -> list[str]:
-    names = sorted(names_in(folder, folders=True))
+    names = class_names_in(folder)
     if not names:
         raise InputError(f"no class folder in {folder}: " + LAYOUT.format(root=folder.parent))
     return names
@@ -66,9 +66,13 @@ def _classes(folder: Path) -> list[str]:
 
 def _images(walk: Walk, folder: Path, label: int) -> Iterator[Group]:
     """The images of a class and of the folders inside."""
-    walk.mark(folder)
-    for here, inside, files in sorted(os.walk(folder, followlinks=True)):
-        walk.mark(*(Path(here) / name for name in inside))
-        keep = [file for file in sorted(files) if file.lower().endswith(EXTENSIONS) and not file.startswith(".")]
-        if keep:
-            yield Group(label, Path(here).relative_to(walk.root).as_posix(), keep)
+    waiting, keep = [folder], {}
+    while waiting:
+        here = waiting.pop()
+        found = walk.enter(here, of=folder.name)
+        lost = sorted(name for name in found.lost if not Path(name).suffix)
+        if lost:
+            raise InputError(f"{here / lost[0]} is a link that leads nowhere: images may be missing")
+        keep[here.relative_to(walk.root).as_posix()] = sorted(f for f in found.files if f.lower().endswith(EXTENSIONS))
+        waiting += [here / name for name in found.folders]
+    yield from (Group(label, here, keep[here]) for here in sorted(keep) if keep[here])

@@ -1,6 +1,8 @@
 """The one shape that all data sets have."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,13 +15,13 @@ from numpy.typing import NDArray
 from pipeline.contracts import InputError
 from pipeline.datasets import decode
 from pipeline.datasets.encoded import as_read_by_all, check
+from pipeline.datasets.pillow import MOST_PIXELS, check_pixels
+from pipeline.datasets.plain_files import ABSENT, read_plain, reading
 
 T = TypeVar("T")
 
 SPLITS = ("train", "test")
 SLICE = 4096  # sample ids hashed at once
-# What a file that is not there gives; any other OSError (a network drive, too many open files) is the machine's.
-ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class MachineFault(InputError):
@@ -90,37 +92,41 @@ class FileSet(ImageSet):
     """A set of image files of any size. paths are relative to root, with forward slashes (of large sets a PathTable).
 
     size_N2: int32 [N, 2], height and width, 0 = unknown; byte_N: int64 [N], of the file. None: not known beforehand.
+    max_pixels: an image whose header says more is not decoded.
     """
 
     root: Path
     paths: Sequence[str]
     size_N2: NDArray[np.int32] | None = None
     byte_N: NDArray[np.int64] | None = None
+    max_pixels: int = MOST_PIXELS
 
     def read(self, index: int) -> NDArray[np.uint8]:
-        return self._try(index, lambda path: decode.decode_rgb(path.read_bytes()))
+        return self._try(index, lambda path: decode.decode_rgb(read_plain(path), self.max_pixels))
 
     def read_bytes(self, index: int) -> bytes:
         """The file of sample `index` as it is. Raises InputError."""
-        return self._try(index, Path.read_bytes)
+        return self._try(index, read_plain)
 
     def encoded(self, index: int) -> bytes:
         """Bytes that every decoder of JPEG and PNG reads as `read` does: the file itself, or a PNG of its pixels.
 
         Raises InputError.
         """
-        return self._try(index, lambda path: as_read_by_all(path.read_bytes()))
+        return self._try(index, lambda path: as_read_by_all(read_plain(path), self.max_pixels))
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width) of sample `index`, known or from the file's header, without decoding. Raises InputError."""
         if self.size_N2 is not None and self.size_N2[index, 0]:
             height, width = self.size_N2[index].tolist()
+            if height * width > self.max_pixels:
+                self._try(index, lambda _: check_pixels((height, width), self.max_pixels))
             return height, width
-        return self._try(index, decode.read_size)
+        return self._try(index, lambda path: decode.read_size(path, self.max_pixels))
 
     def check(self, index: int) -> None:
         """Raises InputError when `read` would; a tenth of its price for ordinary files."""
-        self._try(index, lambda path: check(path.read_bytes()))
+        self._try(index, lambda path: check(read_plain(path), self.max_pixels))
 
     def each_id(self) -> Iterable[str]:
         return self.paths
@@ -128,10 +134,22 @@ class FileSet(ImageSet):
     def _try(self, index: int, act: Callable[[Path], T]) -> T:
         path = self.root / self.paths[index]
         try:
-            return act(path)
-        except (OSError, InputError) as error:
+            with reading(path):
+                return act(path)
+        except (OSError, InputError, MemoryError) as error:
+            if isinstance(error, MemoryError):
+                error = _of_memory(self.max_pixels)
             machine = isinstance(error, OSError) and not isinstance(error, ABSENT)
             reason = error.strerror if isinstance(error, OSError) else str(error)
             name = self.class_names[int(self.label_N[index])]
             kind = MachineFault if machine else InputError
             raise kind(f"cannot decode {path} (class {name!r}, index {index}): {reason}") from None
+
+
+def _of_memory(pixels: int) -> OSError | InputError:
+    """Who is at fault when memory does not do: a file that asks for more than any image needs, or the machine."""
+    try:
+        np.empty(12 * pixels, np.uint8)
+    except MemoryError:
+        return OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    return InputError("it asks for more memory than an image of its size needs")

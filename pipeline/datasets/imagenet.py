@@ -12,10 +12,11 @@ from pathlib import Path
 
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS
+from pipeline.datasets.entries import Listing, listing
 from pipeline.datasets.image_set import FileSet, check_split
 from pipeline.datasets.index_file import Index, indexed
 from pipeline.datasets.validation_labels import TABLES, find_table, wnids_of
-from pipeline.datasets.walk import Group, Walk, by_label, names_in
+from pipeline.datasets.walk import Group, Walk, by_label, class_names_in
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 FOLDERS = {"train": "train", "test": "val"}
@@ -54,12 +55,12 @@ def _fill(given: Path, walk: Walk) -> None:
     """given: data.root, at or above the root of the set; tables of classes lie anywhere between."""
     train, folder = walk.root / FOLDERS["train"], walk.root / FOLDERS[walk.split]
     walk.mark(train, folder)
-    walk.class_names = sorted(names_in(train, folders=True))
+    walk.class_names = class_names_in(train)
     if not walk.class_names:
         raise InputError(f"no class folder in {train}: expected train/WNID/*.JPEG; {GET}")
     if not folder.is_dir():
         raise InputError(f"no {folder.name} folder in {walk.root}: {GET}")
-    present = sorted(names_in(folder, folders=True))
+    present = class_names_in(folder)
     if present:
         _by_folders(walk, folder, present)
     else:
@@ -75,19 +76,18 @@ def _by_folders(walk: Walk, folder: Path, present: list[str]) -> None:
         raise InputError(
             f"{folder / unknown} has no counterpart in {walk.root / FOLDERS['train']}: its class is unknown"
         )
-    left = sum(name.lower().endswith(EXTENSIONS) for name in names_in(folder, folders=False))
+    left = len(images_of(listing(folder)))
     if left:
         raise InputError(f"{folder} is half sorted: classes have folders, but {left} images lie beside them")
     for wnid in present:
-        walk.mark(folder / wnid)
-        names = images_in(folder / wnid)
+        names = images_of(walk.enter(folder / wnid, of=wnid))
         if not names:
             raise InputError(f"class {wnid!r} is empty: no image in {folder / wnid} ({' '.join(EXTENSIONS)})")
         walk.groups.append(Group(label_of[wnid], f"{folder.name}/{wnid}", names))
 
 
 def _by_table(walk: Walk, folder: Path, given: Path) -> None:
-    names = images_in(folder)
+    names = images_of(walk.enter(folder))
     between = [above for above in (walk.root, *walk.root.parents) if above.is_relative_to(given)]
     table = find_table(between)
     if table is None:
@@ -105,6 +105,6 @@ def _by_table(walk: Walk, folder: Path, given: Path) -> None:
     walk.groups = by_label(((label_of[wnid_of[name]], name) for name in names), folder.name)
 
 
-def images_in(folder: Path) -> list[str]:
-    """Names of the image files in `folder`, sorted."""
-    return sorted(name for name in names_in(folder, folders=False) if name.lower().endswith(EXTENSIONS))
+def images_of(found: Listing) -> list[str]:
+    """Names of the image files, sorted."""
+    return sorted(name for name in found.files if name.lower().endswith(EXTENSIONS))

@@ -7,7 +7,6 @@ not (data.index=rebuild). An index that is stale, damaged or of another version 
 
 import contextlib
 import os
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,11 +23,13 @@ from rich.progress import track
 from pipeline.contracts import InputError
 from pipeline.datasets.decode import jpeg_size, read_size
 from pipeline.datasets.image_set import FileSet
+from pipeline.datasets.notes import note
 from pipeline.datasets.path_table import PathTable
+from pipeline.datasets.plain_files import open_plain
 from pipeline.datasets.walk import Walk, age_of
 from pipeline.files import whole_or_absent
 
-VERSION = 1
+VERSION = 2
 WORTH = 20_000  # files: below, a walk takes less than a second
 THREADS = 16  # they wait for the disk most of the time
 HEADER_BYTES = 1 << 13  # nearly all headers end within; of the others 64 KB are read, then by Pillow
@@ -57,7 +58,7 @@ def indexed(walk: Walk, fill: Callable[[Walk], None], index: Index) -> FileSet:
     try:
         save(found, walk.marks)
     except OSError as error:
-        _note(f"no index can be written into {walk.root} ({error.strerror}): every start walks through its folders")
+        note(f"no index can be written into {walk.root} ({error.strerror}): every start walks through its folders")
     return found
 
 
@@ -79,7 +80,7 @@ def load(walk: Walk) -> FileSet | None:
             return _to_set(arrays, walk)
     except FAULTS as error:
         reason = f"it is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})"
-    _note(f"{path} is not used: {reason}")
+    note(f"{path} is not used: {reason}")
     return None
 
 
@@ -117,7 +118,7 @@ def measured(found: FileSet) -> FileSet:
 
     def measure(path: str) -> tuple[int, int, int]:
         file = found.root / path
-        with contextlib.suppress(OSError, InputError), file.open("rb") as handle:
+        with contextlib.suppress(OSError, InputError, MemoryError), open_plain(file) as handle:
             size = jpeg_size(handle.read(HEADER_BYTES)) or read_size(file)
             return *size, os.fstat(handle.fileno()).st_size
         return 0, 0, 0
@@ -125,7 +126,7 @@ def measured(found: FileSet) -> FileSet:
     console = Console(stderr=True)
     shown = console.is_terminal and len(found) > WORTH
     if len(found) > WORTH:
-        _note(f"reading the sizes of {len(found):,} images for the index of {found.root}; later starts are spared it")
+        note(f"reading the sizes of {len(found):,} images for the index of {found.root}; later starts are spared it")
     size_N3 = np.zeros((len(found), 3), np.int64)
     with ThreadPoolExecutor(THREADS) as pool:
         step = 4096  # pool.map takes all its input at once: a million waiting jobs are a gigabyte
@@ -173,8 +174,3 @@ def _lines(names: Iterable[str]) -> NDArray[np.uint8]:
 
 def _names(text: NDArray[np.generic]) -> tuple[str, ...]:
     return tuple(os.fsdecode(name) for name in text.astype(np.uint8, copy=False).tobytes().split(b"\0")[:-1])
-
-
-def _note(text: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(f"note: {text}", file=sys.stderr, flush=True)

@@ -47,6 +47,7 @@ class ReplacingSet(FileSet):
             paths=files.paths,
             size_N2=files.size_N2,
             byte_N=files.byte_N,
+            max_pixels=files.max_pixels,
         )
         # Not by assignment: sets are frozen.
         self.__dict__.update(files=files, replaced={}, _shown={}, _sound_N=np.zeros(len(files), bool))

@@ -11,9 +11,10 @@ from pathlib import Path
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS
 from pipeline.datasets.archives import Archive, download, unpack
+from pipeline.datasets.entries import Listing, listing
 from pipeline.datasets.image_set import FileSet, check_split
 from pipeline.datasets.index_file import Index, indexed
-from pipeline.datasets.walk import Group, Walk, by_label, names_in
+from pipeline.datasets.walk import Group, Walk, by_label, class_names_in
 
 ARCHIVE = Archive(
     file="tiny-imagenet-200.zip",
@@ -86,31 +87,33 @@ def _read_wnids(path: Path) -> tuple[str, ...]:
 def _groups(walk: Walk, part: Path, wnids: tuple[str, ...]) -> Iterator[Group]:
     """The images below `part`, by class."""
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    entries = names_in(part, folders=True)
+    entries = set(class_names_in(part))
     sorted_anew = [wnid for wnid in wnids if wnid in entries]
     if walk.split == "test" and not sorted_anew:
-        yield from by_label(_annotated(part, label_of), f"{part.name}/{IMAGES}")
+        yield from by_label(_annotated(walk, part, label_of), f"{part.name}/{IMAGES}")
         return
     unknown = sorted(entries - label_of.keys() - {IMAGES})
     if unknown:
         raise InputError(f"{part / unknown[0]} is no class of {walk.root / WNIDS}")
-    left = _images(part / IMAGES) if IMAGES in entries else set()
+    left = _images(listing(part / IMAGES)) if IMAGES in entries else set()
     if left:
         raise InputError(f"{part} is half sorted: classes have folders, but {len(left)} images are still in {IMAGES}/")
     for wnid in sorted_anew:
-        walk.mark(part / wnid, part / wnid / IMAGES)
-        below = f"{wnid}/{IMAGES}" if (part / wnid / IMAGES).is_dir() else wnid
-        names = sorted(_images(part / below))
+        below, found = wnid, walk.enter(part / wnid, of=wnid)
+        walk.mark(part / wnid / IMAGES)
+        if IMAGES in found.folders:
+            below, found = f"{wnid}/{IMAGES}", walk.enter(part / wnid / IMAGES, of=wnid)
+        names = sorted(_images(found))
         if names:
             yield Group(label_of[wnid], f"{part.name}/{below}", names)
 
 
-def _annotated(part: Path, label_of: dict[str, int]) -> Iterator[tuple[int, str]]:
+def _annotated(walk: Walk, part: Path, label_of: dict[str, int]) -> Iterator[tuple[int, str]]:
     """(label, name) in val/images as published, by val_annotations.txt: file, wnid, box, separated by tabs."""
     table = part / ANNOTATIONS
     if not table.is_file():
         raise InputError(f"{part} holds neither {ANNOTATIONS} nor a folder for each class")
-    present, listed = _images(part / IMAGES), set()
+    present, listed = _images(walk.enter(part / IMAGES)), set()
     for number, line in enumerate(table.read_text(errors="replace").splitlines(), start=1):
         if not line.strip():
             continue
@@ -126,5 +129,5 @@ def _annotated(part: Path, label_of: dict[str, int]) -> Iterator[tuple[int, str]
         raise InputError(f"{table} lists {len(listed)} images, {part / IMAGES} holds {len(present)}")
 
 
-def _images(folder: Path) -> set[str]:
-    return {name for name in names_in(folder, folders=False) if name.lower().endswith(EXTENSIONS)}
+def _images(found: Listing) -> set[str]:
+    return {name for name in found.files if name.lower().endswith(EXTENSIONS)}

@@ -9,12 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pipeline.contracts import InputError
+from pipeline.datasets.entries import Listing, Trail, listing
 from pipeline.datasets.image_set import FileSet
 from pipeline.datasets.path_table import PathTable
 
 ABSENT, UNSURE = -1, -2  # in the place of a time
 # File systems date changes in steps of up to 10 ms: a second change within the same step would go unnoticed.
 STEP_NS = 50_000_000
+SPLIT_FOLDERS = ("train", "val", "test")
 SMALL = 10_000  # files; a tuple of paths is plainer and faster, and costs little
 
 
@@ -40,6 +43,38 @@ class Walk:
     class_names: Sequence[str] = ()
     groups: list[Group] = field(default_factory=list)
     marks: dict[str, int] = field(default_factory=dict)
+    _trail: Trail | None = None
+    _class_of: dict[str, str] | None = None  # by the folder without links
+
+    def enter(self, folder: Path, of: str | None = None) -> Listing:
+        """What lies in `folder`, whose images are of class `of` (None: a table tells).
+
+        Raises InputError where links make images count twice or under a wrong label: the folder was read before, lies
+        above itself, or holds a link into the folder of another class, in whatever split.
+        """
+        self.mark(folder)
+        self._trail = self._trail or Trail(self.root)
+        self._trail.enter(folder)
+        found = listing(folder)
+        for name in sorted(found.links - found.lost if of is not None else ()):
+            led_to = self._class_at(folder / name)
+            if led_to not in (None, of):
+                raise InputError(f"{folder / name} is a link into class {led_to!r}: its label would be wrong")
+        return found
+
+    def _class_at(self, link: Path) -> str | None:
+        """The class in whose folder lies what a link leads to."""
+        assert self._trail is not None
+        real = self._trail.target(link)
+        if self._class_of is None:
+            self._class_of = {
+                self._trail.real(folder / name): name
+                for folder in (self.root / split for split in SPLIT_FOLDERS)
+                if folder.is_dir()
+                for name in listing(folder).folders
+            }
+        known = self._class_of
+        return next((known[str(above)] for above in (real, *real.parents) if str(above) in known), None)
 
     def mark(self, *paths: Path | str) -> None:
         """Notes how old paths (below `root`, or relative to it) are: to be called before they are read."""
@@ -78,7 +113,9 @@ def by_label(labelled: Iterable[tuple[int, str]], folder: str) -> list[Group]:
     return [Group(label, folder, found) for label, found in names.items()]
 
 
-def names_in(folder: Path, folders: bool) -> set[str]:
-    """Names of the files (or of the folders) in `folder` that are not hidden."""
-    with os.scandir(folder) as entries:
-        return {e.name for e in entries if not e.name.startswith(".") and e.is_dir() == folders}
+def class_names_in(folder: Path) -> list[str]:
+    """Sorted names of the class folders in `folder`. Raises InputError for a link that leads nowhere; OSError."""
+    found = listing(folder)
+    if found.lost:
+        raise InputError(f"{folder / min(found.lost)} is a link that leads nowhere: a class may be missing")
+    return sorted(found.folders)

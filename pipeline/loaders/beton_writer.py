@@ -18,7 +18,9 @@ from PIL import Image
 
 from pipeline import views
 from pipeline.contracts import InputError, unwritten
+from pipeline.datasets.decode import check_jpeg
 from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.pillow import MOST_PIXELS
 from pipeline.files import whole_or_absent
 from pipeline.loaders.beton import ffcv_module
 from pipeline.loaders.beton.file import FIELDS, JPEG, RAW, tables_digest
@@ -48,6 +50,7 @@ class Encoder:
         self._keep = quality == KEEP
         self._quality = KEPT_QUALITY if isinstance(quality, str) else quality
         self._raw_N = raw_N
+        self._most: int = getattr(image_set, "max_pixels", MOST_PIXELS)
         self._read_bytes = getattr(image_set, "read_bytes", None)  # sets of files have it
 
     def __call__(self, index: int) -> Sample:
@@ -67,11 +70,12 @@ class Encoder:
     def _kept(self, data: bytes) -> Sample | None:
         """The file itself, if it is a small enough JPEG without a fault, of colours that FFCV decodes."""
         try:
+            check_jpeg(data, self._most)
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours not in ("YCbCr", "Gray") or max(height, width) > self._side:
                 return None
             simplejpeg.decode_jpeg(data)
-        except ValueError:
+        except (ValueError, InputError, MemoryError):
             return None
         return Sample(JPEG, (height, width), (height, width), data)
 

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from pipeline import views
 from pipeline.contracts import InputError
-from pipeline.datasets.decode import decode_upper, jpeg_size
+from pipeline.datasets.decode import check_jpeg, decode_upper
 from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.pillow import MOST_PIXELS
 from pipeline.loaders.pixels import cut, cut_quickly, cut_scaled
 from pipeline.loaders.plan import Plan
 
@@ -37,6 +38,7 @@ class Windows:
     def __init__(self, image_set: ImageSet, plan: Plan) -> None:
         self._set, self._plan = image_set, plan
         self._fast = plan.decode == "fast"
+        self._most: int = getattr(image_set, "max_pixels", MOST_PIXELS)
         self._read_bytes: Callable[[int], bytes] | None = getattr(image_set, "read_bytes", None)
 
     def cut(self, view: int, index_B: NDArray[np.int64], pixels_BHWC: NDArray[np.uint8]) -> None:
@@ -59,7 +61,7 @@ class Windows:
         if self._read_bytes is not None:
             try:
                 data = self._read_bytes(index)
-                size = jpeg_size(data)
+                size = check_jpeg(data, self._most)
             except InputError:
                 size = None
             if size is not None:
