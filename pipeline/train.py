@@ -8,6 +8,7 @@ torchrun --nproc-per-node 2 pipeline/train.py dataset=cifar100 data.root=D pair=
 import contextlib
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pipeline.engine.loop import CheckpointNotWritten, Parts, Trainer
 from pipeline.engine.parallel import World
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import RunDir
-from pipeline.engine.seeds import prepare_to_fork, share_out, train_together
+from pipeline.engine.seeds import Outcome, prepare_to_fork, share_out, train_together
 from pipeline.engine.seeds.display import Display
 from pipeline.engine.stages import run_first_stage
 from pipeline.engine.summary import seeds_text
@@ -45,6 +46,8 @@ FAILURES: dict[type[Exception], int] = {
 }
 SIGNALLED = 128  # + the number of the signal: the exit code of what was killed, as shells have it
 Sets = tuple[ImageSet, ImageSet]
+Locks = contextlib.ExitStack
+ASIDE = "the earlier run was set aside as {}"
 
 
 def help_text() -> str:
@@ -86,30 +89,49 @@ def header(config: TrainConfig, parts: Parts, world: World, train_images: int) -
     return lines
 
 
-def train_one(config: TrainConfig, world: World, reporter: Reporter, sets: Sets | None = None) -> dict[str, Any]:
-    """One run in its folder; returns its summary. sets: training and test set where they have been read before."""
+def folder_of(config: TrainConfig) -> RunDir:
+    """The folder of one run."""
+    return RunDir(Path(config.run.dir) / str(config.run.name))
+
+
+def train_one(
+    config: TrainConfig, run: RunDir, locks: Locks, world: World, reporter: Reporter, sets: Sets | None = None
+) -> dict[str, Any]:
+    """One run in its folder; returns its summary. sets: training and test set where they have been read before.
+
+    The leader holds the folder until `locks` ends.
+    """
     parts, images = build(config, world, sets)
-    run = RunDir(Path(config.run.dir) / str(config.run.name))
     if config.run.resume == "never":
         aside = world.on_leader(run.set_aside)
         if aside is not None:
-            reporter.note(f"the earlier run was set aside as {aside}")
-    with contextlib.ExitStack() as stack:
-        world.on_leader(lambda: stack.enter_context(run.locked()))
-        world.on_leader(lambda: run.claim(config))
-        for line in header(config, parts, world, images):
-            reporter.note(line)
-        # What networks draw as they train (dropout) is the seed's, each rank's its own; resuming puts it back.
-        torch.manual_seed(config.seed * 1000 + 100 + world.rank)
-        run_first_stage(parts, config, world, run, reporter)
-        return Trainer(parts, config, world, run, reporter).fit()
+            reporter.note(ASIDE.format(aside))
+    world.on_leader(lambda: locks.enter_context(run.locked()))
+    world.on_leader(lambda: run.claim(config))
+    for line in header(config, parts, world, images):
+        reporter.note(line)
+    # What networks draw as they train (dropout) is the seed's, each rank's its own; resuming puts it back.
+    torch.manual_seed(config.seed * 1000 + 100 + world.rank)
+    run_first_stage(parts, config, world, run, reporter)
+    return Trainer(parts, config, world, run, reporter).fit()
+
+
+def hold(runs: Iterable[RunDir], locks: Locks) -> None:
+    """Takes the folders of all seeds that have begun, until `locks` ends: what is finished may not be set aside by
+    another process while the rest is trained. Raises InputError when one is in use."""
+    for run in runs:
+        if run.begun:
+            locks.enter_context(run.locked())
 
 
 def one_after_another(config: TrainConfig) -> None:
     """Every seed in this process, on this rank."""
-    with parallel.start(config.runtime) as world:
+    runs = [(seeded, folder_of(seeded)) for seeded in (one_seed(config, k) for k in range(config.seeds))]
+    with parallel.start(config.runtime) as world, contextlib.ExitStack() as locks:
         reporter = Reporter(leader=world.leader)
-        summaries = [train_one(one_seed(config, k), world, reporter) for k in range(config.seeds)]
+        if len(runs) > 1:
+            world.on_leader(lambda: hold((run for _, run in runs), locks))
+        summaries = [train_one(seeded, run, locks, world, reporter) for seeded, run in runs]
         if len(summaries) > 1:
             world.on_leader(lambda: write_seeds(config, summaries))
             reporter.note(seeds_text(summaries))
@@ -122,7 +144,7 @@ def at_once(config: TrainConfig) -> None:
             "runtime.parallel_seeds trains each seed on one rank: start it by python, not by torchrun with several "
             "ranks, or leave it off"
         )
-    runs = {one_seed(config, k).seed: one_seed(config, k) for k in range(config.seeds)}
+    runs = {seeded.seed: (seeded, folder_of(seeded)) for seeded in (one_seed(config, k) for k in range(config.seeds))}
     share, display = share_out(len(runs), config.runtime), Display()
     prepare_to_fork()
     LOADERS.names()  # imports them
@@ -130,14 +152,29 @@ def at_once(config: TrainConfig) -> None:
     sets = build_sets(config, World(rank=0, ranks=1, device=torch.device("cpu"), side=None))
 
     def work(seed: int, reporter: Reporter) -> None:
+        seeded, run = runs[seed]
+        for _, other in runs.values():
+            other.lock.handed_on = False  # to this process, not to its workers
+
         def train(argv: list[str]) -> None:
-            with parallel.start(runs[seed].runtime) as world:
-                train_one(runs[seed], world, reporter, sets)
+            with parallel.start(seeded.runtime) as world, contextlib.ExitStack() as locks:
+                train_one(seeded, run, locks, world, reporter, sets)
 
         entry.run(train, help_text, FAILURES)
 
-    display.note(f"{len(runs)} seeds, at most {share.at_once} at once, CPU threads of each: {share.threads}")
-    outcome = train_together([*runs], work, share, display)
+    with contextlib.ExitStack() as locks:
+        for _, run in runs.values():
+            locks.enter_context(run.locked())
+            run.lock.handed_on = True
+        asides = [run.set_aside() for _, run in runs.values()] if config.run.resume == "never" else []
+        for aside in filter(None, asides):
+            display.note(ASIDE.format(aside))
+        display.note(f"{len(runs)} seeds, at most {share.at_once} at once, CPU threads of each: {share.threads}")
+        finish_together(config, train_together([*runs], work, share, display), display)
+
+
+def finish_together(config: TrainConfig, outcome: Outcome, display: Display) -> None:
+    """seeds.json and the closing line, or how the process ends instead."""
     if outcome.unfinished and (outcome.signal or not outcome.failed):
         left = ", ".join(map(str, outcome.unfinished))
         raise interrupts.Interrupted(outcome.signal or signal.SIGTERM, f"seeds {left} go on when started again")
@@ -145,7 +182,7 @@ def at_once(config: TrainConfig) -> None:
         display.note(outcome.failed_text, error=True)
         code = next(iter(outcome.failed.values()))
         sys.exit(code if code > 0 else SIGNALLED - code)
-    summaries = [RunDir(Path(run.run.dir) / str(run.run.name)).read_summary() or {} for run in runs.values()]
+    summaries = [folder_of(one_seed(config, k)).read_summary() or {} for k in range(config.seeds)]
     write_seeds(config, summaries)
     display.note(seeds_text(summaries))
 

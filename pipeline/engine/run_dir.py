@@ -1,7 +1,6 @@
 """A run is its folder: names, lock, records."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -16,9 +15,10 @@ import torch
 from omegaconf import OmegaConf
 
 from pipeline.config import TrainConfig, flatten, read_yaml
-from pipeline.contracts import InputError
+from pipeline.contracts import InputError, unwritten
 from pipeline.engine.checkpoint import Checkpoints
-from pipeline.files import write_atomically, write_json, write_text
+from pipeline.engine.run_lock import FolderLock
+from pipeline.files import put_aside, write_atomically, write_json, write_text
 from pipeline.weights import sealed
 
 PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "ffcv", "apex")
@@ -35,30 +35,54 @@ class RunDir:
         self.summary = folder / "summary.json"
         self.student = folder / "student.safetensors"
         self.checkpoints = Checkpoints(folder / "checkpoints")
+        self.lock = FolderLock(folder)
+        self._fresh = False
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is anything of a run in the folder."""
+        return self.config.exists() or any(self.checkpoints.folder.glob("*.pt"))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Makes the folder and holds it against a second process. Raises InputError when it is in use."""
+        """Makes the folder and holds it against a second process, unless this one holds it already.
+
+        Raises InputError when it is in use, NotWritten.
+        """
+        if self.lock.held:
+            yield
+            return
+        self.lock.take()
+        try:
+            self._make_checkpoints()
+            yield
+        finally:
+            self.lock.release()
+
+    def _make_checkpoints(self) -> None:
         try:
             self.checkpoints.folder.mkdir(parents=True, exist_ok=True)
-            handle = (self.folder / ".lock").open("w")
         except OSError as error:
-            raise InputError(f"cannot write to the run folder {self.folder}: {error.strerror}") from None
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise InputError(f"another process is training in {self.folder}") from None
-            yield
+            raise unwritten(f"cannot write to the run folder {self.folder}", error) from None
 
     def set_aside(self) -> Path | None:
-        """Renames an existing folder to <name>.old-N, for run.resume=never. Returns the new name."""
-        if not self.config.exists():
+        """Renames an existing folder to <name>.old-N, once, for run.resume=never. Returns the new name.
+
+        Raises InputError when another process trains in it; a folder that this process holds is held anew.
+        """
+        if self._fresh or not self.begun:
             return None
-        number = 1
-        while (aside := self.folder.with_name(f"{self.folder.name}.old-{number}")).exists():
-            number += 1
-        self.folder.rename(aside)
+        self._fresh = True
+        held = self.lock.held
+        with self.locked():
+            try:
+                aside = put_aside(self.folder)
+            except OSError as error:
+                raise unwritten(f"cannot rename {self.folder}", error) from None
+            self.lock.forget()
+        if held:
+            self.lock.take()
+            self._make_checkpoints()
         return aside
 
     def claim(self, config: TrainConfig) -> None:
