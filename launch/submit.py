@@ -51,7 +51,7 @@ def read_config(words: list[str]) -> tuple[SubmitConfig, list[str], Any]:
     problems: list[str] = []
     config, run = SubmitConfig(), None
     try:
-        given = parse_arguments(own, {"cluster": "cluster.name"}, problems)
+        given = parse_arguments(own, {"cluster": "cluster.name"}, problems, SubmitConfig)
         config = validate(SubmitConfig, given | {"cluster": with_site(given.get("cluster", {}))})
     except ConfigError as error:
         problems += error.problems

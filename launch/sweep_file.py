@@ -84,9 +84,9 @@ def read_words(argv: Sequence[str]) -> Asked:
     own = [w for w in argv if w.startswith(OF_LAUNCHER)]
     of_file = [w for w in argv if OF_FILE.match(w)]
     rest = [w for w in argv if w not in own and w not in of_file]
-    given = parse_arguments(own, {"cluster": "cluster.name", "sweep": "sweep.name"}, problems)
-    changes = parse_arguments(of_file, {}, problems)
-    words: Keys = dotted(parse_arguments(rest, ALIASES, problems))
+    given = parse_arguments(own, {"cluster": "cluster.name", "sweep": "sweep.name"}, problems, SweepConfig)
+    changes = parse_arguments(of_file, {}, problems, SweepFile)
+    words: Keys = dotted(parse_arguments(rest, ALIASES, problems, TrainConfig))
     problems += [f"{k}: {why}" for k, why in FIXED.items() if k in words]
     problems += unknown_tops(words)
     launcher, file, cluster = None, None, given.get("cluster", {})

@@ -114,7 +114,7 @@ def read_run(folder: Path) -> Run:
     """One run folder. Raises InputError with one line that names the file."""
     files = RunDir(folder)
     try:
-        config = validate(TrainConfig, read_yaml(files.config))
+        config = validate(TrainConfig, read_yaml(files.config, TrainConfig))
     except ConfigError as error:
         raise InputError(f"{files.config} is not the configuration of a run: {error.problems[0]}") from None
     try:

@@ -31,7 +31,7 @@ from pipeline.methods import (
     seeded,
 )
 from pipeline.models.blocks import BLOCKS, PLAIN
-from pipeline.models.build import resolve
+from pipeline.models.build import LOOKED_IN, resolve
 from pipeline.registry import Registry
 from pipeline.teacher_sources import Ask, accept_cache, build_teacher, overlap
 from pipeline.teachers import TEACHERS
@@ -44,7 +44,9 @@ def _registered(registry: Registry[Any]) -> Callable[[str, Mapping[str, Any]], s
 
 
 def _network(name: str, keys: Mapping[str, Any]) -> str:
-    return resolve(name, keys.get("networks", "cifar"))
+    networks = keys.get("networks", "cifar")
+    known = isinstance(networks, str) and networks in LOOKED_IN
+    return resolve(name, networks) if known else name  # networks= is refused for itself
 
 
 NAMES = {

@@ -2,15 +2,18 @@
 
 import difflib
 
+LONGEST = 100  # characters that are compared; the cost grows with their square
+
 
 def nearest(name: str, known: list[str]) -> str | None:
-    """The most similar known name, of equals the one that begins alike; None when nothing is close."""
-    close = difflib.get_close_matches(name.lower(), known, n=len(known) or 1, cutoff=0.5)
-    if not close:
+    """The most similar known name, of equals the one that begins alike; None when nothing is close, or all is right."""
+    wanted = name[:LONGEST].lower()
+    close = difflib.get_close_matches(wanted, known, n=len(known) or 1, cutoff=0.5)
+    if not close or name in known:
         return None
 
     def likeness(candidate: str) -> tuple[float, int]:
-        match = difflib.SequenceMatcher(None, candidate, name.lower())
+        match = difflib.SequenceMatcher(None, candidate, wanted)
         first = match.get_matching_blocks()[0]
         return match.ratio(), first.size if first.a == first.b == 0 else 0
 
@@ -21,3 +24,9 @@ def hint(name: str, known: list[str]) -> str:
     """'; did you mean 'X'?' for the nearest known name, '' when nothing is close."""
     close = nearest(name, known)
     return f"; did you mean {close!r}?" if close else ""
+
+
+def short(name: object) -> str:
+    """repr of `name`, cut where it is long: for messages."""
+    text = str(name)
+    return repr(text if len(text) <= LONGEST else text[: LONGEST - 3] + "...")

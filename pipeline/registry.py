@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from pipeline.nearest import hint
+from pipeline.nearest import hint, short
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Registry(Generic[T]):
         if key not in self._entries:
             known = self.names()
             near = hint(key, known + sorted(self._aliases))
-            raise UnknownName(f"unknown {self.kind} {name!r}{near} (known: {', '.join(known)})")
+            raise UnknownName(f"unknown {self.kind} {short(name)}{near} (known: {', '.join(known)})")
         return key
 
     def get(self, name: str) -> T:

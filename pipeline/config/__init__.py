@@ -4,7 +4,8 @@ from pipeline.config.compose import compose, validate, validate_arguments
 from pipeline.config.data_keys import DataConfig
 from pipeline.config.help import describe
 from pipeline.config.keys import ConfigError, HelpRequested, flatten
-from pipeline.config.layers import layer_file, parts_of, read_yaml
+from pipeline.config.layer_check import unknown_words
+from pipeline.config.layers import layer_file, pairs_table, parts_of, read_yaml
 from pipeline.config.network_keys import StudentConfig, TeacherConfig
 from pipeline.config.schema import (
     EvaluateConfig,
@@ -33,8 +34,10 @@ __all__ = [
     "describe",
     "flatten",
     "layer_file",
+    "pairs_table",
     "parts_of",
     "read_yaml",
+    "unknown_words",
     "validate",
     "validate_arguments",
 ]

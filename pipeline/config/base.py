@@ -1,30 +1,93 @@
 """What all sections of keys are made of."""
 
+import os
+import unicodedata
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-# `run.name=7` is a name, and YAML reads `off` as false.
-Text = Annotated[str, BeforeValidator(lambda v: str(v) if isinstance(v, int | float) and v is not True else v)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+NAME_BYTES = 240  # of a file's name; systems take 255, and run.resume=never adds .old-N
+PATH_BYTES = 4000  # systems take 4,096
+LONGEST = 10_000  # characters of a text
+OF_BYTES = "; divide values of 0..255 by 255"
 Rgb = tuple[float, float, float]
-Span = tuple[float, float]
+NEVER = 10**9  # of counts without a limit of their own
 
 
-def off(value: Any) -> Any:
-    """YAML's false as the word off."""
-    return "off" if value is False else value
+class Home:
+    """Marks texts that are paths: `~` at their beginning is the user's home (see `by_type`)."""
 
 
-def on_off(value: Any) -> Any:
-    """YAML's true and false as the words on and off."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+def _text(value: str) -> str:
+    if not value:
+        raise ValueError("is empty: leave the key out, or give a text")
+    if "\0" in value:
+        raise ValueError("holds a NUL character")
+    if len(value) > LONGEST:
+        raise ValueError(f"is longer than {LONGEST:,} characters")
+    return value
+
+
+def at_home(value: str) -> str:
+    """A path with the user's home for its leading `~` (or another's for ~name)."""
+    # Path.expanduser raises for a user that there is not.
+    return os.path.expanduser(value) if value.startswith("~") else value  # noqa: PTH111
+
+
+def _path(value: str) -> str:
+    value = at_home(value)
+    parts = value.encode(errors="surrogateescape").split(b"/")
+    if len(value.encode(errors="surrogateescape")) > PATH_BYTES or max(map(len, parts)) > 255:
+        raise ValueError("is too long for a path (255 bytes between slashes, 4,000 in all)")
+    return value
+
+
+def _below(value: str) -> str:
+    """A name that cannot leave the folder it is put in."""
+    parts = value.split("/")
+    if value.startswith("/"):
+        raise ValueError(f"{value!r} is no name below run.dir: it begins with a slash")
+    if ".." in parts or parts[0] == "~" or not {*parts} - {"", "."}:
+        raise ValueError(f"{value!r} is no name below run.dir")
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in value):
+        raise ValueError(f"{value!r} holds a line break or another control character")
+    if len(value.encode()) > PATH_BYTES // 4 or any(len(part.encode()) > NAME_BYTES for part in parts):
+        raise ValueError(f"is too long for a name ({NAME_BYTES} bytes between slashes)")
+    return value
+
+
+def _means(value: Rgb) -> Rgb:
+    # A mean of 0..255 would train, on images that are all but black.
+    if not 0 <= min(value) <= max(value) <= 1:
+        raise ValueError(f"mean must lie in 0..1, as pixels do{OF_BYTES if max(value) > 1 else ''}")
+    return value
+
+
+def _deviations(value: Rgb) -> Rgb:
+    if min(value) <= 0:
+        raise ValueError("std must be positive")
+    if min(value) < 1e-3 or max(value) > 10:
+        raise ValueError(f"std must lie in 0.001..10, for pixels in 0..1{OF_BYTES if max(value) > 10 else ''}")
+    return value
+
+
+# A text is what was written: 007, 1e3 and off are no numbers and no truth values (see `by_type`).
+Text = Annotated[str, AfterValidator(_text)]
+PathText = Annotated[Text, AfterValidator(_path), Home()]
+RunName = Annotated[Text, AfterValidator(_below)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
+Means = Annotated[Rgb, AfterValidator(_means)]
+Deviations = Annotated[Rgb, AfterValidator(_deviations)]
 
 
 def at_once(value: Any) -> Any:
     """auto as 0, off (YAML's false) as 1."""
     words = {"auto": 0, "off": 1, False: 1}
     return words.get(value, value) if isinstance(value, str | bool) else value
+
+
+AtOnce = Annotated[int, BeforeValidator(at_once)]
 
 
 def key(default: Any, text: str, **limits: Any) -> Any:

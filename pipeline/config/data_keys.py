@@ -1,63 +1,66 @@
 """Keys of the data: data.*."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from pipeline.config.base import Rgb, Section, Seed, Span, Text, key
+from pipeline.config.base import NEVER, Deviations, Means, PathText, Section, Seed, Side, Text, key
+
+MOST_IMAGES = 2**20  # of a step
+Share = Annotated[float, Field(ge=1e-4, le=1)]  # of an image's area
+Ratio = Annotated[float, Field(ge=0.01, le=100)]
+Epoch = Annotated[int, Field(ge=0, le=NEVER)]
 
 
 class DaliConfig(Section):
     decoder: Literal["auto", "cpu", "mixed"] = key("auto", "where JPEGs are decoded; mixed = on the GPU")
     hw_decoder_load: float = key(0.65, "share of the images for the GPU's JPEG engine (decoder=mixed)", ge=0, le=1)
-    prefetch: int = key(2, "batches made ahead", ge=1)
+    prefetch: int = key(2, "batches made ahead", ge=1, le=1024)
     resize: Literal["quick", "pillow", "dali"] = key("quick", "after decoding on a CPU: bytes, Pillow's bits, or DALI")
 
 
 class FfcvConfig(Section):
-    train: Text | None = key(None, ".beton file of the training set (data_prep/write_beton.py)")
-    test: Text | None = key(None, ".beton file of the test set")
+    train: PathText | None = key(None, ".beton file of the training set (data_prep/write_beton.py)")
+    test: PathText | None = key(None, ".beton file of the test set")
     cache: Literal["os", "memory"] = key("os", "os: the page cache keeps what fits; memory: the whole file is read")
-    batches_ahead: int = key(3, "batches made ahead", ge=1)
+    batches_ahead: int = key(3, "batches made ahead", ge=1, le=1024)
 
 
 class DataConfig(Section):
-    root: Text | None = key(None, "folder of the data set")
+    root: PathText | None = key(None, "folder of the data set")
     download: bool = key(False, "fetch the data set into data.root when it is not there")
     loader: Text = key("resident", "resident (set in memory), torch (worker processes), dali or ffcv")
     order: Literal["random", "quasi_random", "sequential"] = key("random", "of the training samples in an epoch")
     decode: Literal["exact", "fast"] = key("exact", "Pillow's pixels, or approximations that decode faster")
     on_bad: Literal["error", "replace"] = key("error", "image that cannot be read: stop, or take the next of its class")
     index: Literal["auto", "off", "rebuild"] = key("auto", "file that saves the walk through a large set's folders")
-    batch_size: int = key(64, "images per optimiser step over all ranks", ge=1)
-    eval_batch_size: int = key(256, "images per evaluation step and rank", ge=1)
-    workers: int = key(2, "worker processes per rank (loader torch)", ge=0)
+    batch_size: int = key(64, "images per optimiser step over all ranks", ge=1, le=MOST_IMAGES)
+    eval_batch_size: int = key(256, "images per evaluation step and rank", ge=1, le=MOST_IMAGES)
+    workers: int = key(2, "worker processes per rank (loader torch)", ge=0, le=1024)
     seed: Seed = key(0, "keys crops, flips and mixes; shared by runs that share a cache")
-    mean: Rgb = key((0.5, 0.5, 0.5), "subtracted per channel, pixels in 0..1")
-    std: Rgb = key((0.25, 0.25, 0.25), "divided by per channel, pixels in 0..1")
-    image_size: int = key(32, "pixels, height and width of what the network sees", ge=1)
-    min_image_size: int | None = key(None, "pixels that training starts with; they grow to image_size", ge=1)
-    grow_epochs: tuple[int, int] = key((0, 0), "last epoch (from 1) at min_image_size, first at image_size")
-    eval_image_size: int | None = key(None, "pixels in evaluation; default image_size", ge=1)
+    mean: Means = key((0.5, 0.5, 0.5), "subtracted per channel, pixels in 0..1")
+    std: Deviations = key((0.25, 0.25, 0.25), "divided by per channel, pixels in 0..1")
+    image_size: Side = key(32, "pixels, height and width of what the network sees")
+    min_image_size: Side | None = key(None, "pixels that training starts with; they grow to image_size")
+    grow_epochs: tuple[Epoch, Epoch] = key((0, 0), "last epoch (from 1) at min_image_size, first at image_size")
+    eval_image_size: Side | None = key(None, "pixels in evaluation; default image_size")
     eval_flip: bool = key(False, "evaluate the mean of the logits of an image and of its mirror image")
     crop: Literal["pad", "window", "none"] = key("pad", "pad and crop, RandomResizedCrop window, or none")
-    padding: int = key(4, "pixels of zeros around the image (crop=pad)", ge=0)
-    scale: Span = key((0.08, 1.0), "area range of the window, share of the image (crop=window)")
-    ratio: Span = key((0.75, 4 / 3), "aspect range of the window, width / height (crop=window)")
+    padding: int = key(4, "pixels of zeros around the image (crop=pad)", ge=0, le=1024)
+    scale: tuple[Share, Share] = key((0.08, 1.0), "area range of the window, share of the image (crop=window)")
+    ratio: tuple[Ratio, Ratio] = key((0.75, 4 / 3), "aspect range of the window, width / height (crop=window)")
     flip: bool = key(True, "mirror half of the images")
     rotation: float = key(0.0, "random rotation in +- degrees, 0 = off", ge=0, le=180)
-    resize: int | None = key(None, "pixels of the shorter side before the centre crop in evaluation")
+    resize: Side | None = key(None, "pixels of the shorter side before the centre crop in evaluation")
     dali: DaliConfig = DaliConfig()
     ffcv: FfcvConfig = FfcvConfig()
-    val_split: int = key(0, "training images held out for select_on=val", ge=0)
+    val_split: int = key(0, "training images held out for select_on=val", ge=0, le=NEVER)
 
     @model_validator(mode="after")
     def _ranges(self) -> "DataConfig":
-        if min(self.std) <= 0:
-            raise ValueError("std must be positive")
-        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+        if self.scale[0] > self.scale[1]:
             raise ValueError("scale must be a range inside 0..1")
-        if not 0 < self.ratio[0] <= self.ratio[1]:
+        if self.ratio[0] > self.ratio[1]:
             raise ValueError("ratio must be an ascending range of positive numbers")
         return self
 

@@ -5,7 +5,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from pipeline.config.compose import section_of
+from pipeline.config.words import section_of
 
 
 def _default(value: Any) -> str:

@@ -3,16 +3,17 @@
 from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import OmegaConf
-
 Problems = list[str]
+MOST_LINES = 50  # of an error
 
 
 class ConfigError(ValueError):
     """One or more problems of a configuration, one per line."""
 
     def __init__(self, problems: list[str]) -> None:
-        self.problems = list(dict.fromkeys(problems))
+        told = list(dict.fromkeys(problems))
+        more = len(told) - MOST_LINES
+        self.problems = told if more <= 0 else [*told[:MOST_LINES], f"and {more:,} more problems of this kind"]
         super().__init__("\n".join(self.problems))
 
 
@@ -31,9 +32,21 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """{'a': {'b': value}} for the key 'a.b'."""
+    for part in reversed(name.split(".")):
+        value = {part: value}
+    found: dict[str, Any] = value
+    return found
+
+
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings merged key by key, the later one wins."""
-    merged = OmegaConf.merge(*(OmegaConf.create(dict(layer)) for layer in layers))
-    result = OmegaConf.to_container(merged, resolve=True)
-    assert isinstance(result, dict)
-    return {str(k): v for k, v in result.items()}
+    """Nested mappings merged key by key, the later one wins. The result is the caller's own."""
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            below = merged.get(name)
+            if isinstance(value, Mapping):
+                value = merge(below if isinstance(below, Mapping) else {}, value)
+            merged[name] = value
+    return merged

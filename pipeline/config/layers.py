@@ -11,42 +11,53 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel
 
+from pipeline.config.by_type import Kind, typed
 from pipeline.config.keys import ConfigError, Problems, flatten
-from pipeline.nearest import hint, nearest
+from pipeline.config.layer_check import (
+    SELECTORS,
+    Canonical,
+    Known,
+    Layer,
+    keys_of,
+    layer_of,
+    name_problems,
+    table_problems,
+)
+from pipeline.config.words import read_tree
+from pipeline.nearest import hint, nearest, short
+from pipeline.plain_yaml import resolve
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-SELECTORS = ("dataset", "pair", "method", "recipe")
-Canonical = Callable[[str, Mapping[str, Any]], str]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A mapping out of a YAML file, the caller's own. Raises ConfigError that names the file."""
-    if CONFIGS not in path.parents or not path.is_file():
-        return _parsed(path)
+def read_yaml(path: Path, schema: type[BaseModel] | None = None) -> dict[str, Any]:
+    """A mapping out of a YAML file, the caller's own. Raises ConfigError that names the file.
+
+    schema: whose keys these are; text then is what is written, and paths have the user's home for `~`.
+    """
+    tree = read_tree(path) if CONFIGS not in path.parents else _ours(path)
+    values: dict[str, Any] = resolve(tree) if schema is None else typed(Kind(section=schema), tree)
+    return values
+
+
+def _ours(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return read_tree(path)
     found = path.stat()
-    return copy.deepcopy(_kept(path, found.st_mtime_ns, found.st_size, found.st_ino))
+    return _kept(path, found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 @functools.lru_cache(maxsize=256)
 def _kept(path: Path, *stamp: int) -> dict[str, Any]:
     """A file of ours as it was at `stamp`: a sweep reads the same ones for each of its runs, 60 % of their cost."""
-    return _parsed(path)
+    return read_tree(path)
 
 
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-    except FileNotFoundError:
-        raise ConfigError([f"no such file: {path}"]) from None
-    except (OmegaConfBaseException, yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise ConfigError([f"cannot read {path}: {' '.join(str(error).split())}"]) from None
-    if not isinstance(content, dict):
-        raise ConfigError([f"{path} does not hold a mapping of keys"])
-    return {str(k): v for k, v in content.items()}
+@functools.lru_cache(maxsize=256)
+def _checked(kind: str, path: Path, *stamp: int) -> Layer:
+    return layer_of(kind, path, read_tree(path), CONFIGS)
 
 
 def squash(name: str) -> str:
@@ -60,9 +71,9 @@ def find_pair(spelling: str, table: Mapping[str, Any]) -> str:
 
     def spellings(model: str) -> list[str]:
         plain = squash(model.rpartition("/")[2])
-        for full, short in prefixes.items():
+        for full, others in prefixes.items():
             if plain.startswith(full):
-                return [plain] + [s + plain[len(full) :] for s in short]
+                return [plain] + [other + plain[len(full) :] for other in others]
         return [plain]
 
     by_spelling = {
@@ -77,25 +88,66 @@ def find_pair(spelling: str, table: Mapping[str, Any]) -> str:
     close = nearest(wanted, list(by_spelling))
     near = f"; did you mean {by_spelling[close]!r}?" if close else ""
     known = ", ".join(dict.fromkeys(by_spelling.values()))
-    raise ConfigError([f"unknown pair {spelling!r}{near} (known: {known}; or set teacher.model and student.model)"])
+    raise ConfigError(
+        [f"unknown pair {short(spelling)}{near} (known: {known}; or set teacher.model and student.model)"]
+    )
+
+
+def layer_path(kind: str, name: str) -> Path:
+    """configs/<kind>/<name>.yaml. Raises ConfigError that names the nearest known one."""
+    known = sorted(p.stem for p in (CONFIGS / kind).glob("*.yaml"))
+    if str(name).lower() not in known:
+        near = hint(str(name).lower(), known)
+        raise ConfigError([f"unknown {kind} {short(name)}{near} (known: {', '.join(known)})"])
+    return CONFIGS / kind / f"{str(name).lower()}.yaml"
 
 
 def layer_file(kind: str, name: str) -> dict[str, Any]:
-    """configs/<kind>/<name>.yaml. Raises ConfigError that names the nearest known one."""
-    path = CONFIGS / kind / f"{str(name).lower()}.yaml"
-    if not re.fullmatch(r"[\w+.-]+", str(name)) or not path.is_file():
-        known = sorted(p.stem for p in (CONFIGS / kind).glob("*.yaml"))
-        raise ConfigError([f"unknown {kind} {name!r}{hint(str(name).lower(), known)} (known: {', '.join(known)})"])
-    return read_yaml(path)
+    """The content of configs/<kind>/<name>.yaml, the caller's own.
+
+    A data set's, a method's or a recipe's is checked, each key typed. Raises ConfigError.
+    """
+    if kind not in SELECTORS:
+        return read_yaml(layer_path(kind, name))
+    layer = _layer(kind, name)
+    if layer.problems:
+        raise ConfigError(list(layer.problems))
+    return copy.deepcopy(layer.content)
 
 
-def recipe_file(name: str) -> dict[str, Any]:
-    """configs/recipe/<name>.yaml on top of the recipe that its `like:` names, if any."""
+def _layer(kind: str, name: str) -> Layer:
+    path = layer_path(kind, name)
+    found = path.stat()
+    return _checked(kind, path, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def pairs_table() -> dict[str, Any]:
+    """configs/pairs.yaml, checked, its rows typed. Raises ConfigError."""
+    path = CONFIGS / "pairs.yaml"
+    if not path.is_file():
+        raise ConfigError([f"no such file: {path}"])
+    found = path.stat()
+    return _pairs(path, found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+@functools.lru_cache(maxsize=8)
+def _pairs(path: Path, *stamp: int) -> dict[str, Any]:
+    table = read_tree(path)
+    problems = table_problems(table, path)
+    if problems:
+        raise ConfigError(problems)
+    return {**table, "pairs": {name: keys_of(row, name, problems) for name, row in table["pairs"].items()}}
+
+
+def recipe_file(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """configs/recipe/<name>.yaml on top of the recipe that its `like:` names, if any. above: those that led here."""
     own = layer_file("recipe", name)
     below = own.pop("like", None)
     if below is None:
         return own
-    base, exceptions = recipe_file(below), own.pop("per", [])
+    if below in (name, *above):
+        raise ConfigError([f"recipe {name}: like: {below} leads back to itself"])
+    base, exceptions = recipe_file(below, (name, *above)), own.pop("per", [])
     always = [{"when": {}, "set": own}] if own else []
     return base | {"per": [*base.get("per", []), *always, *exceptions]}
 
@@ -167,12 +219,31 @@ def _recipe_of(layer: Mapping[str, Any], parts: list[str]) -> str | None:
     return next((file["recipe"] for file in reversed(files) if file.get("recipe")), None)
 
 
+def _misnamed(kind: str, name: str | None, known: Known) -> Problems:
+    """What is wrong with the names in a layer's file, and in those of the recipes below it."""
+    problems: Problems = []
+    methods = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+    for part in parts_of(name) if kind == "method" else [name]:
+        seen: list[str] = []
+        while part is not None and part not in seen:
+            layer = _layer(kind, part)
+            problems += name_problems(layer, known, methods)
+            seen.append(part)
+            part = layer.content.get("like") if kind == "recipe" else None
+    return problems
+
+
 def layers_of(
-    given: Mapping[str, Any], problems: Problems, uses: tuple[str, ...], network: Canonical | None = None
+    given: Mapping[str, Any],
+    problems: Problems,
+    uses: tuple[str, ...],
+    network: Canonical | None = None,
+    arguments: Callable[[str], type] | None = None,
 ) -> list[dict[str, Any]]:
     """The layers below the user's own, in order.
 
-    uses: the selectors that the entry point knows; network: gives a network's registered name.
+    uses: the selectors that the entry point knows; network: gives a network's registered name; arguments: gives a
+    method's dataclass.
     """
     chosen: dict[str, Any] = {k: given.get(k) for k in SELECTORS if k in uses}
     found: dict[str, dict[str, Any]] = {}
@@ -180,14 +251,15 @@ def layers_of(
     def load(kind: str, read: Callable[[], dict[str, Any]]) -> None:
         try:
             found[kind] = read()
+            problems.extend(_misnamed(kind, chosen[kind], Known(network, arguments)))
         except ConfigError as error:
             problems.extend(error.problems)
 
     if chosen.get("dataset") is not None:
         load("dataset", lambda: layer_file("dataset", chosen["dataset"]))
     if chosen.get("pair") is not None:
-        table = read_yaml(CONFIGS / "pairs.yaml")
         try:
+            table = pairs_table()
             chosen["pair"] = find_pair(str(chosen["pair"]), table)
             found["pair"] = table["pairs"][chosen["pair"]] | {"pair": chosen["pair"]}
         except ConfigError as error:

@@ -2,9 +2,36 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator
 
-from pipeline.config.base import Rgb, Section, Text, key, off, on_off
+from pipeline.config.base import Deviations, Means, PathText, Section, Side, Text, key
+
+# Options of constructors that other keys decide; `args` holds the remaining ones.
+DECIDED = {
+    "num_classes": "the data set says it",
+    "pretrained": "checkpoint=auto says it",
+    "weights": "checkpoint= says it",
+    "checkpoint_path": "checkpoint= says it",
+    "model_name": "model= says it",
+    "name": "model= says it",
+    "aux_logits": "networks here have one classifier",
+    "init_weights": "first weights are the published ones",
+}
+
+
+def _undecided(value: dict[str, Any]) -> dict[str, Any]:
+    for name in [name for name in DECIDED if name in value]:
+        raise ValueError(f"{name} is no option here: {DECIDED[name]}")
+    return value
+
+
+def _student(value: dict[str, Any]) -> dict[str, Any]:
+    if "block" in value:
+        raise ValueError("block is no option here: student.block= says it")
+    return value
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_undecided)]
 
 
 class PruneConfig(Section):
@@ -15,28 +42,28 @@ class PruneConfig(Section):
 
 class TeacherConfig(Section):
     model: Text | None = key(None, "teacher network, also timm:NAME or torchvision:NAME; set by pair=")
-    args: dict[str, Any] = key({}, "options of the network, such as stem_feature or double_bn_update")
+    args: Options = key({}, "options of the network, such as stem_feature or double_bn_update")
     source: Text = key("live", "where its outputs come from")
-    checkpoint: Text | None = key(None, "its weights: FILE, a run folder, auto (published) or none (for benchmarks)")
-    root: Text = key("teachers", "folder where auto looks for published weights")
-    mean: Rgb | None = key(None, "its own mean where it differs from data.mean")
-    std: Rgb | None = key(None, "its own standard deviation where it differs from data.std")
-    image_size: int | None = key(None, "pixels it sees where they differ from data.image_size", ge=1)
+    checkpoint: PathText | None = key(
+        None, "its weights: FILE, a run folder, auto (published) or none (for benchmarks)"
+    )
+    root: PathText = key("teachers", "folder where auto looks for published weights")
+    mean: Means | None = key(None, "its own mean where it differs from data.mean")
+    std: Deviations | None = key(None, "its own standard deviation where it differs from data.std")
+    image_size: Side | None = key(None, "pixels it sees where they differ from data.image_size")
     interpolation: Literal["bilinear", "bicubic"] | None = key(None, "how; default that of its weights, or bilinear")
-    fold: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_off)] = key(
+    fold: Literal["auto", "on", "off"] = key(
         "auto", "batch norms as part of the convolutions before them; auto: unless the method reads maps or statistics"
     )
-    amp: Annotated[Literal["same", "off", "bf16", "fp16"], BeforeValidator(off)] = key(
-        "same", "its own autocast; same as runtime.amp"
-    )
+    amp: Literal["same", "off", "bf16", "fp16"] = key("same", "its own autocast; same as runtime.amp")
     stream: bool = key(False, "on CUDA its forward runs beside the student's, on a stream of its own")
     prune: PruneConfig = PruneConfig()
-    cache: Text | None = key(None, "folder of cached outputs (teacher.source=cached)")
+    cache: PathText | None = key(None, "folder of cached outputs (teacher.source=cached)")
     cached_from: Text = key("live", "source whose outputs were cached: live, or pruned")
-    cache_on_device: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_off)] = key(
+    cache_on_device: Literal["auto", "on", "off"] = key(
         "auto", "keep the cached outputs of a view on the device; auto: where they fit"
     )
-    verify: Annotated[Literal["first", "off", "all"], BeforeValidator(off)] = key(
+    verify: Literal["first", "off", "all"] = key(
         "first", "compare cached outputs with the live teacher's: of the first batch, of none, of all"
     )
     allow_lossy: bool = key(False, "use a cache of the largest classes only (cache.dtype=topk)")
@@ -44,6 +71,8 @@ class TeacherConfig(Section):
 
 class StudentConfig(Section):
     model: Text | None = key(None, "student network, also timm:NAME or torchvision:NAME; `model=` is the same key")
-    args: dict[str, Any] = key({}, "options of the network, such as stem_feature or double_bn_update")
+    args: Annotated[Options, AfterValidator(_student)] = key(
+        {}, "options of the network, such as stem_feature or double_bn_update"
+    )
     block: Text | None = key(None, "its convolutions: plain, or re-parameterised ambb, acb, dbb, repvgg, convbn")
-    checkpoint: Text | None = key(None, "weights to start from: FILE, a run folder or auto (published)")
+    checkpoint: PathText | None = key(None, "weights to start from: FILE, a run folder or auto (published)")

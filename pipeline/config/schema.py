@@ -4,9 +4,9 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, model_validator
+from pydantic import Field, model_validator
 
-from pipeline.config.base import Section, Seed, Span, Text, at_once, key, off
+from pipeline.config.base import NEVER, AtOnce, PathText, RunName, Section, Seed, Text, key
 from pipeline.config.data_keys import DataConfig
 from pipeline.config.network_keys import StudentConfig, TeacherConfig
 
@@ -15,30 +15,37 @@ NETWORKS = (
     "whose network a shared name means: cifar (3x3 stem), tiny (mdistiller's), imagenet; a prefix says it for one"
 )
 
+MOST_EPOCHS = 1_000_000
+MOST_CLASSES = 10_000_000
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Milestone = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
+
 
 class OptimConfig(Section):
     name: Text = key("sgd", "sgd, adamw (fused), dot, or apex_lamb, apex_novograd, apex_larc where apex is installed")
-    lr: float = key(0.05, "learning rate of the global batch; never scaled behind your back", gt=0)
+    lr: float = key(0.05, "learning rate of the global batch; never scaled behind your back", gt=0, le=1e6)
     momentum: float = key(0.9, "of SGD", ge=0, lt=1)
     dot_delta: float = key(
-        0.075, "of DOT: task momentum - delta, distillation momentum + delta (.09 on ImageNet)", ge=0
+        0.075, "of DOT: task momentum - delta, distillation momentum + delta (.09 on ImageNet)", ge=0, le=1
     )
     nesterov: bool = key(False, "Nesterov momentum")
-    betas: Span = key((0.9, 0.999), "of AdamW and LAMB")
-    eps: float = key(1e-8, "of AdamW and LAMB", gt=0)
-    weight_decay: float = key(5e-4, "L2 (SGD) or decoupled (AdamW)", ge=0)
+    betas: tuple[Beta, Beta] = key((0.9, 0.999), "of AdamW and LAMB")
+    eps: float = key(1e-8, "of AdamW and LAMB", gt=0, le=1)
+    weight_decay: float = key(5e-4, "L2 (SGD) or decoupled (AdamW)", ge=0, le=1e6)
     decay_norm_bias: bool = key(True, "false: no weight decay on normalisation layers and biases")
-    epochs: int = key(240, "passes over the training set", ge=1)
+    epochs: int = key(240, "passes over the training set", ge=1, le=MOST_EPOCHS)
     schedule: Literal["multistep", "cosine", "linear", "constant"] = key("multistep", "learning rate over the epochs")
-    milestones: tuple[int, ...] = key((150, 180, 210), "last epoch, from 1, before each drop (multistep)")
-    gamma: float = key(0.1, "factor of each drop (multistep)", gt=0)
+    milestones: tuple[Milestone, ...] = key((150, 180, 210), "last epoch, from 1, before each drop (multistep)")
+    gamma: float = key(0.1, "factor of each drop (multistep)", gt=0, le=1e6)
     min_lr: float = key(0.0, "where cosine and linear end", ge=0)
-    warmup_epochs: float = key(0.0, "epochs of linear rise to lr", ge=0)
+    warmup_epochs: float = key(0.0, "epochs of linear rise to lr", ge=0, le=MOST_EPOCHS)
     warmup_start: float | None = key(None, "rate of step 0, share of lr; default 1 / steps of the rise", ge=0, le=1)
     label_smoothing: float = key(0.0, "share of the label spread over all classes, in every method's ce", ge=0, lt=1)
     ema_decay: float = key(0.0, "of the averaged weights that are evaluated and exported, 0 = off", ge=0, lt=1)
-    accumulate: int = key(1, "slices that each rank's batch is computed in (memory), one update each batch", ge=1)
-    clip_norm: float = key(0.0, "largest L2 norm of the gradient, 0 = off", ge=0)
+    accumulate: int = key(
+        1, "slices that each rank's batch is computed in (memory), one update each batch", ge=1, le=2**20
+    )
+    clip_norm: float = key(0.0, "largest L2 norm of the gradient, 0 = off", ge=0, le=1e9)
 
     @model_validator(mode="after")
     def _combinations(self) -> "OptimConfig":
@@ -51,30 +58,32 @@ class OptimConfig(Section):
 
 class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = key("auto", "auto = cuda where there is one")
-    amp: Annotated[Literal["off", "bf16", "fp16"], BeforeValidator(off)] = key("off", "autocast; losses stay float32")
-    compile: Annotated[Literal["off", "default", "max", "graph", "graph_fused"], BeforeValidator(off)] = key(
+    amp: Literal["off", "bf16", "fp16"] = key("off", "autocast; losses stay float32")
+    compile: Literal["off", "default", "max", "graph", "graph_fused"] = key(
         "off", "torch.compile of the modules (default, max), or the whole step as one graph (fused: compiled, too)"
     )
     channels_last: bool = key(True, "NHWC memory layout")
     deterministic: bool = key(False, "deterministic algorithms only")
     gather: bool = key(True, "methods relate the samples of the global batch; false: of each rank's, as official code")
     sync_bn: bool = key(False, "batch-norm statistics over all ranks (else per rank)")
-    bucket_mb: float = key(25.0, "MiB per DDP bucket", gt=0)
-    threads: int = key(0, "CPU threads per rank, 0 = as the environment says", ge=0)
-    parallel_seeds: Annotated[int, BeforeValidator(at_once)] = key(
-        1, "runs of seeds=N at once: a number, auto (0) = as many as fit, off (1)", ge=0
+    bucket_mb: float = key(25.0, "MiB per DDP bucket", ge=1e-3, le=1e5)
+    threads: int = key(0, "CPU threads per rank, 0 = as the environment says", ge=0, le=1024)
+    parallel_seeds: AtOnce = key(
+        1, "runs of seeds=N at once: a number, auto (0) = as many as fit, off (1)", ge=0, le=1024
     )
 
 
 class OutputConfig(Section):
-    dir: Text = key("runs", "folder of all runs")
-    name: Text | None = key(None, "folder of this run; default <dataset>/<method>/<pair>/seed<k>")
+    dir: PathText = key("runs", "folder of all runs")
+    name: RunName | None = key(None, "folder of this run below run.dir; default <dataset>/<method>/<pair>/seed<k>")
     resume: Literal["auto", "never"] = key("auto", "auto = go on where the folder's last checkpoint is")
-    limit_steps: int | None = key(None, "optimiser steps of the whole run; the cut epoch is still evaluated", ge=1)
-    log_every: int = key(50, "steps between reads of the meters", ge=1)
-    eval_every: int = key(1, "epochs between evaluations; the last epoch is always evaluated", ge=1)
-    keep_every: int = key(0, "epochs between checkpoints that are kept for good, 0 = none", ge=0)
-    checkpoint_steps: int = key(0, "steps between checkpoints inside an epoch, 0 = at epoch ends only", ge=0)
+    limit_steps: int | None = key(
+        None, "optimiser steps of the whole run; the cut epoch is still evaluated", ge=1, le=NEVER
+    )
+    log_every: int = key(50, "steps between reads of the meters", ge=1, le=NEVER)
+    eval_every: int = key(1, "epochs between evaluations; the last epoch is always evaluated", ge=1, le=NEVER)
+    keep_every: int = key(0, "epochs between checkpoints that are kept for good, 0 = none", ge=0, le=NEVER)
+    checkpoint_steps: int = key(0, "steps between checkpoints inside an epoch, 0 = at epoch ends only", ge=0, le=NEVER)
 
 
 class LogConfig(Section):
@@ -92,7 +101,7 @@ class EvaluateConfig(Section):
     networks: Networks = key("cifar", NETWORKS)
     student: StudentConfig = StudentConfig()
     part: Literal["student", "teacher"] = key("student", "network to take out of a full distiller checkpoint")
-    root: Text = key("teachers", "folder where checkpoint=auto looks for published weights")
+    root: PathText = key("teachers", "folder where checkpoint=auto looks for published weights")
     data: DataConfig = DataConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
@@ -101,15 +110,15 @@ class ExportConfig(Section):
     """Keys of pipeline/export.py."""
 
     to: Literal["safetensors", "onnx", "torchscript", "state_dict", "summary"] = key("safetensors", "what to write")
-    out: Text | None = key(None, "file to write, its card beside it as FILE.md; default MODEL.SUFFIX here")
+    out: PathText | None = key(None, "file to write, its card beside it as FILE.md; default MODEL.SUFFIX here")
     deploy: bool = key(True, "fold re-parameterised blocks into single convolutions")
     student: StudentConfig = StudentConfig()
     part: Literal["student", "teacher"] = key("student", "network to take out of a full distiller checkpoint")
     dataset: Text | None = key(None, "data set, for image size, mean and std; a run folder says it itself")
     recipe: Text = key("default", "source whose preprocessing is named in the card")
     networks: Networks = key("cifar", NETWORKS)
-    num_classes: int | None = key(None, "classes; default those of the checkpoint", ge=1)
-    root: Text = key("teachers", "folder where checkpoint=auto looks for published weights")
+    num_classes: int | None = key(None, "classes; default those of the checkpoint", ge=1, le=MOST_CLASSES)
+    root: PathText = key("teachers", "folder where checkpoint=auto looks for published weights")
     licence: Text | None = key(None, "licence of the weights, for the card")
     data: DataConfig = DataConfig()
 
@@ -125,7 +134,7 @@ class TrainConfig(Section):
     method_args: dict[str, Any] = key({}, "hyper-parameters of the method")
     networks: Networks = key("cifar", NETWORKS)
     seed: Seed = key(0, "keys the initial weights and the order of samples")
-    seeds: int = key(1, "runs seed, seed + 1, ... and prints mean +- std", ge=1)
+    seeds: int = key(1, "runs seed, seed + 1, ... and prints mean +- std", ge=1, le=10_000)
     select_on: Literal["test", "val"] = key("test", "what `best` is chosen by: test as the field does, or val")
     teacher: TeacherConfig = TeacherConfig()
     student: StudentConfig = StudentConfig()
@@ -139,6 +148,8 @@ class TrainConfig(Section):
     def _combinations(self) -> "TrainConfig":
         if self.select_on == "val" and self.data.val_split == 0:
             raise ValueError("select_on=val needs data.val_split=N, the number of training images to hold out")
+        if self.seed + self.seeds > 2**32:
+            raise ValueError(f"seed={self.seed} seeds={self.seeds}: the last seed is above 2^32 - 1")
         return self
 
     def fingerprint(self) -> str:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from pipeline.config import TrainConfig, flatten, read_yaml
 from pipeline.contracts import InputError, unwritten
 from pipeline.engine.checkpoint import Checkpoints
 from pipeline.engine.run_lock import FolderLock
 from pipeline.files import put_aside, write_atomically, write_json, write_text
+from pipeline.plain_yaml import dump
 from pipeline.weights import sealed
 
 PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "ffcv", "apex")
@@ -88,7 +88,7 @@ class RunDir:
     def claim(self, config: TrainConfig) -> None:
         """Writes config.yaml and environment.json. Raises InputError when the folder holds a run of other numbers."""
         if self.config.exists():
-            there, here = flatten(read_yaml(self.config)), flatten(config.model_dump(mode="json"))
+            there, here = flatten(read_yaml(self.config, TrainConfig)), flatten(config.model_dump(mode="json"))
             numbers = flatten(config.numbers())
             other = [
                 f"{k} {_plain(there.get(k))} there, {_plain(here.get(k))} here"
@@ -100,7 +100,7 @@ class RunDir:
                     f"{self.folder} holds another run ({'; '.join(other)}): choose run.name, "
                     "or run.resume=never to set it aside"
                 )
-        write_text(self.config, OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
+        write_text(self.config, dump(config.model_dump(mode="json")))
         write_json(self.folder / "environment.json", environment())
 
     def records(self, epochs: int) -> list[Record]:

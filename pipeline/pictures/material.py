@@ -119,7 +119,7 @@ class Material:
 
     def _config(self, run: RunRecord) -> TrainConfig:
         try:
-            config = validate(TrainConfig, read_yaml(run.folder / "config.yaml"))
+            config = validate(TrainConfig, read_yaml(run.folder / "config.yaml", TrainConfig))
         except ConfigError as error:
             raise InputError(f"{run.folder}: {error.problems[0]}") from None
         root = {"root": self._root} if self._root else {}
