@@ -52,13 +52,13 @@ class Checked:
         return dict(zip(self.files.class_names, count_K.tolist(), strict=True))
 
 
-def check_tree(dataset: str, root: Path, published: dict[str, int], workers: int) -> str:
+def check_tree(dataset: str, root: Path, published: dict[str, int], workers: int, **options: str) -> str:
     """Checks both splits of `dataset` in `root`, writes their indices and root/report.json; returns one line.
 
-    published: images per split of the whole set. Raises InputError when a file cannot be decoded (all the same the
-    report is written), when a split cannot be loaded, and when `root` cannot be written.
+    published: images per split of the whole set; options: of the data set. Raises InputError when a file cannot be
+    decoded (all the same the report is written), and when a split cannot be loaded.
     """
-    sets = [load(dataset, root, split) for split in SPLITS]
+    sets = [load(dataset, root, split, **options) for split in SPLITS]
     with bars() as watch:
         checked = [check_files(files, workers, watch("check " + files.split, len(files))) for files in sets]
     doubled = duplicates(*checked)
@@ -81,9 +81,9 @@ def check_tree(dataset: str, root: Path, published: dict[str, int], workers: int
     return line
 
 
-def load(dataset: str, root: Path, split: str) -> FileSet:
+def load(dataset: str, root: Path, split: str, **options: str) -> FileSet:
     """A set of files with a new index. Raises InputError."""
-    found = DATASETS.get(dataset)(root=root, split=split, index="rebuild")
+    found = DATASETS.get(dataset)(root=root, split=split, index="rebuild", **options)
     assert isinstance(found, FileSet)
     return found
 

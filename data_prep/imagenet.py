@@ -35,7 +35,7 @@ from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.contracts import InputError
 from pipeline.datasets.archives import extract, members, safe_name
-from pipeline.datasets.imagenet import FOLDERS, PUBLISHED
+from pipeline.datasets.imagenet import FOLDERS, PUBLISHED, Classes
 from pipeline.datasets.validation_labels import CLASS_TABLES, TABLES, find_table, wnids_of
 from pipeline.datasets.walk import class_names_in
 
@@ -50,6 +50,7 @@ class ImagenetConfig(BaseModel):
     mapping: str | None = Field(None, description="table of the classes of the validation images")
     devkit: str | None = Field(None, description="ILSVRC2012_devkit_t12.tar.gz or its folder, instead of mapping")
     workers: int = Field(2, ge=1, description="threads that unpack and decode")
+    classes: Classes = Field("wnids", description="what class folders are called: wnids, numbers or names")
     check: bool = Field(False, description="check the tree that is there, without archives")
 
 
@@ -109,7 +110,7 @@ def prepare(config: ImagenetConfig) -> str:
     if config.train is None and config.val is None and not config.check:
         raise InputError("nothing to do: give train= and val=, or check=true for a tree that is there")
     unpack(config)
-    return check_tree("imagenet", Path(config.out), PUBLISHED, config.workers)
+    return check_tree("imagenet", Path(config.out), PUBLISHED, config.workers, classes=config.classes)
 
 
 def help_text() -> str:

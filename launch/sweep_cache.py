@@ -11,6 +11,7 @@ from launch.entries import ENTRIES
 from launch.sweep_keys import CacheSpec
 from launch.sweep_runs import Plan, Planned, needs_teacher, reads_maps, words_of
 from pipeline.config import ConfigError, TrainConfig
+from pipeline.config.data_keys import without_later
 from pipeline.contracts import Distiller, InputError, Signal
 from pipeline.distillers import DISTILLERS
 from pipeline.methods import declared_by, method_kinds
@@ -47,7 +48,7 @@ def group_key(config: TrainConfig) -> str:
     """Equal for runs that may read one cache: the teacher, the pixels, and further views that the method asks for."""
     kinds = method_kinds(config)
     batches = any(has_views(config.method, name) for name in kinds)
-    data = config.data.model_dump(mode="json", exclude=FREE | (set() if batches else OF_BATCHES))
+    data = without_later(config.data.model_dump(mode="json", exclude=FREE | (set() if batches else OF_BATCHES)))
     further: Any = [config.method, config.variant, config.method_args] if batches else None
     teacher = config.teacher.model_dump(mode="json", include={"model", "args", "source", "checkpoint", "prune"})
     sizes = config.teacher.model_dump(mode="json", include={"mean", "std", "image_size", "interpolation"})

@@ -5,6 +5,7 @@ import inspect
 import operator
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,17 +69,20 @@ def image_set(name: str, data: DataConfig, split: str, world: World) -> ImageSet
     """
     root = Path(data.root) if data.root else None
     make = DATASETS.get(name)
-    has_index = "index" in inspect.signature(make).parameters
+    known = inspect.signature(make).parameters
     loaded: list[ImageSet] = []
 
     def load(download: bool, index: str) -> None:
-        options = {"index": index} if has_index else {}
+        options = {"index": index, "classes": data.classes}
+        options = {option: value for option, value in options.items() if option in known}
         loaded.append(make(root=root, split=split, download=download, **options))
 
     world.on_leader(lambda: load(data.download, data.index))
     if not loaded:
         load(False, "off" if data.index == "off" else "auto")
     images = loaded[0]
+    if isinstance(images, FileSet):
+        images = replace(images, max_pixels=data.max_pixels)
     if data.on_bad == "replace" and split == "train" and isinstance(images, FileSet):
         return ReplacingSet(images)
     return images

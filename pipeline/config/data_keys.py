@@ -1,6 +1,6 @@
 """Keys of the data: data.*."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,6 +10,14 @@ MOST_IMAGES = 2**20  # of a step
 Share = Annotated[float, Field(ge=1e-4, le=1)]  # of an image's area
 Ratio = Annotated[float, Field(ge=0.01, le=100)]
 Epoch = Annotated[int, Field(ge=0, le=NEVER)]
+
+# Keys that came later, and what runs without them did: such runs are those of the same keys at these values.
+LATER: dict[str, Any] = {"classes": "wnids", "max_pixels": 89_478_485}
+
+
+def without_later(data: dict[str, Any]) -> dict[str, Any]:
+    """The keys of data.* without those of LATER that have the old value: the same hashes as before they came."""
+    return {name: value for name, value in data.items() if name not in LATER or LATER[name] != value}
 
 
 class DaliConfig(Section):
@@ -34,6 +42,10 @@ class DataConfig(Section):
     decode: Literal["exact", "fast"] = key("exact", "Pillow's pixels, or approximations that decode faster")
     on_bad: Literal["error", "replace"] = key("error", "image that cannot be read: stop, or take the next of its class")
     index: Literal["auto", "off", "rebuild"] = key("auto", "file that saves the walk through a large set's folders")
+    classes: Literal["wnids", "numbers", "names"] = key(
+        "wnids", "imagenet's class folders: wnids, numbers = 0, 1, ... in this order, names = any in their order"
+    )
+    max_pixels: int = key(89_478_485, "of an image file: one whose header says more is not decoded", ge=1, le=2**32)
     batch_size: int = key(64, "images per optimiser step over all ranks", ge=1, le=MOST_IMAGES)
     eval_batch_size: int = key(256, "images per evaluation step and rank", ge=1, le=MOST_IMAGES)
     workers: int = key(2, "worker processes per rank (loader torch)", ge=0, le=1024)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline.config.base import NEVER, AtOnce, PathText, RunName, Section, Seed, Text, key
-from pipeline.config.data_keys import DataConfig
+from pipeline.config.data_keys import DataConfig, without_later
 from pipeline.config.network_keys import StudentConfig, TeacherConfig
 
 Networks = Literal["cifar", "tiny", "imagenet"]
@@ -154,13 +154,17 @@ class TrainConfig(Section):
 
     def fingerprint(self) -> str:
         """Hash of every key that says what is trained; where it runs, how it is logged and kept is left out."""
-        return hashlib.sha256(json.dumps(self.numbers(), sort_keys=True).encode()).hexdigest()
+        what = self.numbers()
+        what["data"] = without_later(what["data"])
+        return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
     def numbers(self) -> dict[str, Any]:
         """The keys behind `fingerprint`, nested."""
         what = self.model_dump(mode="json", exclude={"run", "log", "runtime", "seeds"})
         for name in ("root", "download", "loader", "workers", "eval_batch_size", "index", "dali", "ffcv"):
             what["data"].pop(name)
+        if self.data.on_bad == "error":  # else it decides which images are replaced
+            what["data"].pop("max_pixels")
         what["optim"].pop("accumulate")
         for name in ("cache", "cache_on_device", "verify", "stream"):
             what["teacher"].pop(name)

@@ -22,6 +22,7 @@ from typing import IO, NamedTuple
 
 from pipeline.contracts import InputError
 from pipeline.datasets.downloads import CHUNK, fetch
+from pipeline.datasets.plain_files import check_plain
 
 ZIP_START = b"PK\x03\x04"
 # What the readers raise on damaged and cut files, wrong passwords and unknown compression.
@@ -60,8 +61,17 @@ class Member(NamedTuple):
     info: tarfile.TarInfo | None = None
 
 
+def check_archive(path: Path) -> None:
+    """Raises InputError for a FIFO or a device, which would be read for ever; OSError."""
+    try:
+        check_plain(path, largest=None)
+    except InputError as error:
+        raise InputError(f"{path} cannot be read: {error}") from None
+
+
 def md5_of(path: Path) -> str:
     """Hex MD5 of a file (the sum that its publishers give; no protection against forgery)."""
+    check_archive(path)
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
@@ -151,6 +161,7 @@ def members(path: Path) -> Iterator[Iterator[Member]]:
 
     zipfile.is_zipfile looks at the end: it takes a tar of torch's checkpoints (zips themselves) for a zip.
     """
+    check_archive(path)
     with path.open("rb") as handle:
         head = handle.read(len(ZIP_START))
     if head == ZIP_START:

@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.contracts import InputError
-from pipeline.datasets.pillow import MOST_PIXELS, check_pixels, check_scans, opened, rgb
+from pipeline.datasets.pillow import MOST_PIXELS, SEQUENTIAL, check_pixels, check_scans, opened, rgb
 from pipeline.datasets.plain_files import ABSENT, open_plain
 
 JPEG_START = b"\xff\xd8\xff"
 SAME_COLOURS = ("YCbCr", "RGB", "Gray")
 HEADER_BYTES = 1 << 16
-SEQUENTIAL = (0xC0, 0xC1)  # frames whose rows come from top to bottom, once
 OTHER_FRAMES = (0xC2, 0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 # libjpeg tells its first complaint only: this one means that there was none about the rows that were decoded.
 UNREAD_ROWS = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd[0-9]$")

@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from pipeline.contracts import InputError
-from pipeline.datasets.notes import note
+from pipeline.datasets.notes import note_once
 from pipeline.datasets.plain_files import kind_of
 
 LEFTOVERS = frozenset(
@@ -33,8 +33,6 @@ LEFTOVERS = frozenset(
         "icon\r",
     }
 )
-
-_told: set[str] = set()
 
 
 class Listing(NamedTuple):
@@ -94,9 +92,8 @@ def _leads_to_something(entry: os.DirEntry[str]) -> bool:
 
 
 def _tell(entry: os.DirEntry[str]) -> None:
-    if entry.path not in _told:
-        _told.add(entry.path)
-        note(f"{entry.path} is no plain file, but {kind_of(entry.stat().st_mode) or 'something else'}: it is left out")
+    kind = kind_of(entry.stat().st_mode) or "something else"
+    note_once(f"{entry.path} is no plain file, but {kind}: it is left out")
 
 
 class Trail:

@@ -7,40 +7,61 @@ published test images have no labels: the test split is val. Files are decoded w
 ImageNet is a PNG and 22 have four inks.
 """
 
+import hashlib
+import re
+from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS
 from pipeline.datasets.entries import Listing, listing
 from pipeline.datasets.image_set import FileSet, check_split
 from pipeline.datasets.index_file import Index, indexed
-from pipeline.datasets.validation_labels import TABLES, find_table, wnids_of
+from pipeline.datasets.notes import note_once
+from pipeline.datasets.validation_labels import TABLES, WNID, find_table, wnids_of
 from pipeline.datasets.walk import Group, Walk, by_label, class_names_in
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 FOLDERS = {"train": "train", "test": "val"}
 PLACES = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC", "CLS-LOC", "ILSVRC2012", "imagenet")
 PUBLISHED = {"train": 1_281_167, "test": 50_000}  # images of the 1,000 classes
+CLASSES = 1000
+WNIDS_SHA256 = "385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd"  # of the sorted wnids, a line each
+EXAMPLE, NUMBERS = "n01440764", "numbers"
+NUMBER = re.compile(r"[0-9]{1,9}")
+Classes = Literal["wnids", "numbers", "names"]
 GET = "data_prep/imagenet.py makes a tree of the archives, which https://image-net.org hands out to those who register"
 
 
 @DATASETS.register("imagenet", "ilsvrc2012", "imagenet1k", "imagenet-1k")
 def load_imagenet(
-    root: Path | None = None, split: str = "train", download: bool = False, index: Index = "auto"
+    root: Path | None = None,
+    split: str = "train",
+    download: bool = False,
+    index: Index = "auto",
+    classes: Classes = "wnids",
 ) -> FileSet:
-    """Sorted by wnid, then by name. index: see index_file.py.
+    """Sorted by class, then by name. index: see index_file.py.
 
-    Raises InputError, one line: a missing folder, a class without images, validation images of an unknown class or
-    without a table of their classes; `download`, since nobody may hand ImageNet out.
+    classes: the folders must be called by wnids; or `numbers`, which count; or `names`, of any kind, in their order.
+    Raises InputError, one line: a missing folder, other class folders than these, a class without images, validation
+    images of an unknown class or without a table of their classes; `download`, since nobody may hand ImageNet out.
     """
     check_split(split)
     if root is None or download:
         raise InputError(f"imagenet needs data.root=DIR with train/WNID/* and val/, and cannot be downloaded: {GET}")
     try:
-        return indexed(Walk(name="imagenet", split=split, root=_tree(root)), partial(_fill, root), index)
+        order = NUMBERS if classes == NUMBERS else ""
+        walk = Walk(name="imagenet", split=split, root=_tree(root), order=order)
+        found = indexed(walk, partial(_fill, root), index)
     except OSError as error:
         raise InputError(f"{error.filename or root} cannot be read: {error.strerror}") from None
+    if classes == "wnids":
+        check_wnids(found)
+    return found
 
 
 def _tree(root: Path) -> Path:
@@ -56,6 +77,8 @@ def _fill(given: Path, walk: Walk) -> None:
     train, folder = walk.root / FOLDERS["train"], walk.root / FOLDERS[walk.split]
     walk.mark(train, folder)
     walk.class_names = class_names_in(train)
+    if walk.order == NUMBERS:
+        walk.class_names = _by_number(train, walk.class_names)
     if not walk.class_names:
         raise InputError(f"no class folder in {train}: expected train/WNID/*.JPEG; {GET}")
     if not folder.is_dir():
@@ -69,6 +92,33 @@ def _fill(given: Path, walk: Walk) -> None:
         raise InputError(f"no image in {folder} ({' '.join(EXTENSIONS)})")
 
 
+def _by_number(train: Path, names: Sequence[str]) -> list[str]:
+    """Raises InputError for a folder that is no number, and for two of the same."""
+    other = next((name for name in names if not NUMBER.fullmatch(name)), None)
+    if other is not None:
+        raise InputError(f"{train / other} is no number, as data.classes=numbers says")
+    ordered = sorted(names, key=lambda name: (int(name), name))
+    doubled = next((pair for pair in pairwise(ordered) if int(pair[0]) == int(pair[1])), None)
+    if doubled is not None:
+        raise InputError(f"{train} holds number {int(doubled[0])} twice: {doubled[0]} and {doubled[1]}")
+    return ordered
+
+
+def check_wnids(found: FileSet) -> None:
+    """Published networks number the classes by their sorted wnids: other names make silent nonsense of them.
+
+    Raises InputError for a class that is not called by a wnid; says when all 1,000 are others than those published.
+    """
+    names, train = found.class_names, found.root / FOLDERS["train"]
+    other = next((name for name in names if not WNID.fullmatch(name)), None)
+    if other is not None:
+        numbers = all(name.isdecimal() for name in names)
+        advice = "numbers takes them in the order of their numbers" if numbers else "names takes any, in their order"
+        raise InputError(f"{train / other} is not called by a wnid such as {EXAMPLE}: data.classes={advice}")
+    if len(names) == CLASSES and hashlib.sha256("\n".join(names).encode()).hexdigest() != WNIDS_SHA256:
+        note_once(f"the {CLASSES:,} classes of {train} are not those of ILSVRC 2012: published networks know others")
+
+
 def _by_folders(walk: Walk, folder: Path, present: list[str]) -> None:
     label_of = {wnid: label for label, wnid in enumerate(walk.class_names)}
     unknown = next((wnid for wnid in present if wnid not in label_of), None)
@@ -79,7 +129,7 @@ def _by_folders(walk: Walk, folder: Path, present: list[str]) -> None:
     left = len(images_of(listing(folder)))
     if left:
         raise InputError(f"{folder} is half sorted: classes have folders, but {left} images lie beside them")
-    for wnid in present:
+    for wnid in sorted(present, key=lambda name: label_of[name]):
         names = images_of(walk.enter(folder / wnid, of=wnid))
         if not names:
             raise InputError(f"class {wnid!r} is empty: no image in {folder / wnid} ({' '.join(EXTENSIONS)})")

@@ -56,7 +56,7 @@ def indexed(walk: Walk, fill: Callable[[Walk], None], index: Index) -> FileSet:
         return found
     found = measured(found)
     try:
-        save(found, walk.marks)
+        save(found, walk.marks, walk.order)
     except OSError as error:
         note(f"no index can be written into {walk.root} ({error.strerror}): every start walks through its folders")
     return found
@@ -84,13 +84,13 @@ def load(walk: Walk) -> FileSet | None:
     return None
 
 
-def save(found: FileSet, marks: Mapping[str, int]) -> Path:
-    """Writes the index: it is there whole, or as it was. marks: of the walk. Raises OSError."""
+def save(found: FileSet, marks: Mapping[str, int], order: str = "") -> Path:
+    """Writes the index: it is there whole, or as it was. marks, order: of the walk. Raises OSError."""
     path = path_of(found.root, found.name, found.split)
     table = found.paths if isinstance(found.paths, PathTable) else packed(found.paths)
     unknown_N2 = np.zeros((len(found), 2), np.int32)
     arrays = {
-        "header": np.array([str(VERSION), found.name, found.split]),
+        "header": np.array([str(VERSION), found.name, found.split, order]),
         "marks": _lines(marks),
         "age_M": np.array(list(marks.values()), dtype=np.int64),
         "class_names": _lines(found.class_names),
@@ -138,7 +138,7 @@ def measured(found: FileSet) -> FileSet:
 
 def _stale(arrays: Arrays, walk: Walk) -> str | None:
     """Why the index does not tell of what is there now."""
-    if arrays["header"].tolist() != [str(VERSION), walk.name, walk.split]:
+    if arrays["header"].tolist() != [str(VERSION), walk.name, walk.split, walk.order]:
         return "it is of another set or version"
     for mark, age in zip(_names(arrays["marks"]), arrays["age_M"].tolist(), strict=True):
         if age_of(walk.root, mark) != age:

@@ -1,6 +1,7 @@
 """Lines on stderr that are no errors."""
 
 import contextlib
+import functools
 import os
 import sys
 
@@ -9,6 +10,9 @@ def note(text: str) -> None:
     """A line of what every rank sees: the first one says it."""
     if os.environ.get("RANK", "0") == "0":
         print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+note_once = functools.cache(note)
 
 
 class Once:

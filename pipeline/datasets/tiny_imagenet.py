@@ -5,6 +5,7 @@ root/val/WNID/images/* (or val/WNID/*), which is what most users make of it. The
 the test split is val. Cut copies exist, so counts are not compared with the published ones.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.datasets.archives import Archive, download, unpack
 from pipeline.datasets.entries import Listing, listing
 from pipeline.datasets.image_set import FileSet, check_split
 from pipeline.datasets.index_file import Index, indexed
+from pipeline.datasets.text_tables import read_table
 from pipeline.datasets.walk import Group, Walk, by_label, class_names_in
 
 ARCHIVE = Archive(
@@ -77,8 +79,8 @@ def _folder(root: Path | None, fetch: bool) -> Path:
 
 def _read_wnids(path: Path) -> tuple[str, ...]:
     """All classes, sorted."""
-    wnids = path.read_text(errors="replace").split()
-    doubled = next((wnid for wnid in wnids if wnids.count(wnid) > 1), None)
+    wnids = read_table(path).split()
+    doubled = next((wnid for wnid, count in Counter(wnids).items() if count > 1), None)
     if not wnids or doubled:
         raise InputError(f"{path} " + (f"lists class {doubled!r} twice" if doubled else "lists no class"))
     return tuple(sorted(wnids))
@@ -114,10 +116,10 @@ def _annotated(walk: Walk, part: Path, label_of: dict[str, int]) -> Iterator[tup
     if not table.is_file():
         raise InputError(f"{part} holds neither {ANNOTATIONS} nor a folder for each class")
     present, listed = _images(walk.enter(part / IMAGES)), set()
-    for number, line in enumerate(table.read_text(errors="replace").splitlines(), start=1):
+    for number, line in enumerate(read_table(table).splitlines(), start=1):
         if not line.strip():
             continue
-        name, wnid = [*line.split("\t"), ""][:2]
+        name, wnid = (part.strip() for part in [*line.split("\t"), ""][:2])
         if wnid not in label_of:
             raise InputError(f"{table}, line {number}: {wnid!r} is no class of {part.parent / WNIDS}")
         if name not in present or name in listed:

@@ -17,8 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.contracts import InputError
+from pipeline.datasets.text_tables import read_table
 
-WNID = re.compile(r"n\d{8}")
+WNID = re.compile(r"n[0-9]{8}")
+ID = re.compile(r"[0-9]{1,9}")
 NUMBER = re.compile(r"_(\d{8})(?:_n\d{8})?(?:\.|$)")
 TABLES = (
     "LOC_val_solution.csv",
@@ -42,11 +44,10 @@ def find_table(folders: Iterable[Path]) -> Path | None:
 def wnids_of(names: Sequence[str], table: Path, wnids: Sequence[str]) -> dict[str, str]:
     """The wnid of each image file of `names`. wnids: all known classes, sorted.
 
-    Raises InputError, one line, when the table does not tell it or is none; OSError when it cannot be read.
+    Raises InputError, one line, when the table does not tell it, is none or cannot be read.
     """
-    rows = [
-        re.split(r"[\s,]+", line.strip()) for line in table.read_text(errors="replace").splitlines() if line.strip()
-    ]
+    text = read_table(table).replace('"', "")
+    rows = [re.split(r"[\s,;]+", line.strip()) for line in text.splitlines() if line.strip()]
     rows = [row for row in rows if row[0] != "ImageId"]
     if not rows:
         raise InputError(f"{table} is empty: expected the classes of the validation images")
@@ -71,10 +72,12 @@ def _by_position(names: Sequence[str], values: list[str], table: Path) -> dict[s
 
 
 def _as_wnids(told: Mapping[str, str], table: Path, wnids: Sequence[str], from_one: bool) -> dict[str, str]:
-    if all(WNID.fullmatch(value) or value in wnids for value in told.values()):
+    known = set(wnids)
+    # One number a line is an ILSVRC2012_ID, whatever the class folders are called.
+    if all(WNID.fullmatch(v) or (v in known and not (from_one and v.isdecimal())) for v in told.values()):
         return dict(told)
     order = _classes_by_id(table) if from_one else list(wnids)
-    wrong = next((v for v in told.values() if not v.isdecimal() or not 0 <= int(v) - from_one < len(order)), None)
+    wrong = next((v for v in told.values() if not ID.fullmatch(v) or not 0 <= int(v) - from_one < len(order)), None)
     if wrong is not None:
         raise InputError(f"{table}: {wrong!r} is neither a wnid nor the number of one of {len(order)} classes")
     return {name: order[int(value) - from_one] for name, value in told.items()}
@@ -84,8 +87,8 @@ def _classes_by_id(table: Path) -> list[str]:
     """Wnids in the order of ILSVRC2012_ID, from the text table beside the ground truth."""
     for path in (table.with_name(name) for name in CLASS_TABLES):
         if path.is_file():
-            rows = [line.split() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-            if all(len(row) > 1 and row[1].isdecimal() for row in rows):
+            rows = [line.split() for line in read_table(path).splitlines() if line.strip()]
+            if all(len(row) > 1 and ID.fullmatch(row[1]) for row in rows):
                 rows.sort(key=lambda row: int(row[1]))
             return [row[0] for row in rows]
     raise InputError(

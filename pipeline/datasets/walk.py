@@ -33,13 +33,15 @@ class Group(NamedTuple):
 class Walk:
     """Of the split of a data set below `root`.
 
-    groups: the files, in the order of the set; marks: the folders and tables below `root` on which the walk depends
-    (also those that it looked for in vain), and how old they were: when none changes, another walk finds the same.
+    order: of the classes, where the set has several. groups: the files, in the order of the set; marks: the folders and
+    tables below `root` on which the walk depends (also those that it looked for in vain), and how old they were: when
+    none changes, another walk finds the same.
     """
 
     name: str
     split: str
     root: Path
+    order: str = ""
     class_names: Sequence[str] = ()
     groups: list[Group] = field(default_factory=list)
     marks: dict[str, int] = field(default_factory=dict)

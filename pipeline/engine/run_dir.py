@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pipeline.config import TrainConfig, flatten, read_yaml
+from pipeline.config.data_keys import LATER
 from pipeline.contracts import InputError, unwritten
 from pipeline.engine.checkpoint import Checkpoints
 from pipeline.engine.run_lock import FolderLock
@@ -88,7 +89,8 @@ class RunDir:
     def claim(self, config: TrainConfig) -> None:
         """Writes config.yaml and environment.json. Raises InputError when the folder holds a run of other numbers."""
         if self.config.exists():
-            there, here = flatten(read_yaml(self.config, TrainConfig)), flatten(config.model_dump(mode="json"))
+            there, here = flatten({"data": LATER}), flatten(config.model_dump(mode="json"))
+            there |= flatten(read_yaml(self.config, TrainConfig))
             numbers = flatten(config.numbers())
             other = [
                 f"{k} {_plain(there.get(k))} there, {_plain(here.get(k))} here"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.contracts import InputError
-from pipeline.datasets import DATASETS, FileSet
+from pipeline.datasets import DATASETS, FileSet, imagenet
 
 WNIDS = ["n00000001", "n00000002", "n00000003"]
 ORDER = [2, 0, 1, 1, 0, 2]  # classes of the flat validation images
@@ -182,3 +182,116 @@ def test_the_odd_files_of_imagenet(root: Path) -> None:
     for i in range(3):
         assert found.read(i).shape == (20, 28, 3) == (*found.size(i), 3)
     assert np.abs(found.read(1).astype(int) - np.asarray(scene)).mean() < 8
+
+
+MARKS = {
+    "mark": lambda text: b"\xef\xbb\xbf" + text.encode(),
+    "mark and CRLF": lambda text: b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode() + b"\r\n",
+    "marks where tables were joined": lambda text: text.replace("\n", "\n\ufeff").encode(),
+    "CR": lambda text: text.replace("\n", "\r").encode(),
+    "blanks": lambda text: text.replace("\n", " \t\n\n").encode(),
+}
+
+
+@pytest.mark.parametrize("how", MARKS)
+@pytest.mark.parametrize("table", TABLES)
+def test_tables_as_other_systems_save_them(table: str, how: str, root: Path) -> None:
+    path = lay_table(root, table, flatten(root))
+    for part in (path, path.with_name("map_clsloc.txt")):
+        if part.exists():
+            part.write_bytes(MARKS[how](part.read_text()))
+    assert load(root).label_N.tolist() == sorted(ORDER)
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+def test_tables_in_other_encodings_are_refused(table: str, encoding: str, root: Path) -> None:
+    path = lay_table(root, table, flatten(root))
+    path.write_bytes(path.read_text().encode(encoding))
+    with pytest.raises(InputError, match=rf"{path.name} is .*(UTF-16|no text)") as caught:
+        load(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_quoted_and_semicolons(root: Path) -> None:
+    names = flatten(root)
+    rows = [f'"{name[:-5]}";"{WNIDS[k]} 1 9 9 9"' for name, k in zip(names, ORDER, strict=True)]
+    (root / "LOC_val_solution.csv").write_text("\n".join(['"ImageId";"PredictionString"', *rows]))
+    assert load(root).label_N.tolist() == sorted(ORDER)
+
+
+def renamed(root: Path, names: dict[str, str]) -> Path:
+    for split in ("train", "val"):
+        for wnid, name in names.items():
+            if (root / split / wnid).is_dir():
+                (root / split / wnid).rename(root / split / name)
+    return root
+
+
+NUMBERED = {"n00000001": "10", "n00000002": "2", "n00000003": "1"}
+
+
+def classes(root: Path, split: str, how: str = "wnids", index: str = "auto") -> FileSet:
+    return DATASETS.get("imagenet")(root=root, split=split, classes=how, index=index)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("names", "advice"),
+    [
+        (NUMBERED, "train/1 is not called by a wnid such as n01440764: data.classes=numbers takes them in the order"),
+        ({"n00000002": "tench"}, "train/tench is not .*: data.classes=names takes any"),
+        ({"n00000003": "n0000003"}, "train/n0000003 is not called by a wnid"),
+        ({"n00000003": "N00000003"}, "train/N00000003 is not called by a wnid"),
+        ({"n00000001": "n00000001 dog"}, "train/n00000001 dog is not called by a wnid"),
+    ],
+)
+def test_folders_that_are_no_wnids(names: dict[str, str], advice: str, split: str, root: Path) -> None:
+    with pytest.raises(InputError, match=advice) as caught:
+        classes(renamed(root, names), split)
+    assert "\n" not in str(caught.value)
+    for index in ("rebuild", "auto"):  # an index of the names does not make them wnids
+        assert len(classes(root, split, "names", index)) > 0
+    with pytest.raises(InputError, match=advice):
+        classes(root, split)
+
+
+def test_numbered_folders_count(root: Path) -> None:
+    by_wnid = {split: classes(root, split) for split in ("train", "test")}
+    renamed(root, NUMBERED)
+    for split, count in (("train", 4), ("test", 2)):
+        for index in ("off", "rebuild", "auto"):
+            found = classes(root, split, "numbers", index)
+            assert found.class_names == ("1", "2", "10")
+            assert found.label_N.tolist() == [0] * count + [1] * count + [2] * count
+            assert found.paths[0].split("/")[1] == "1" and found.paths[-1].split("/")[1] == "10"
+        assert classes(root, split, "names").class_names == ("1", "10", "2")
+        assert len(found) == len(by_wnid[split])
+    names = flatten(renamed(root, {name: wnid for wnid, name in NUMBERED.items()}))
+    renamed(root, NUMBERED)
+    (root / "val.txt").write_text("\n".join(f"{n} {NUMBERED[WNIDS[k]]}" for n, k in zip(names, ORDER, strict=True)))
+    assert classes(root, "test", "numbers").label_N.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(("name", "reason"), [("x", "x is no number"), ("01", "holds number 1 twice: 01 and 1")])
+def test_numbers_that_are_none(name: str, reason: str, root: Path) -> None:
+    renamed(root, NUMBERED | {"n00000001": name})
+    with pytest.raises(InputError, match=reason):
+        classes(root, "train", "numbers")
+
+
+def test_a_number_a_line_is_an_id_whatever_the_folders_are_called(root: Path) -> None:
+    table = lay_table(root, "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", flatten(root))
+    table.with_name("map_clsloc.txt").unlink()
+    renamed(root, {"n00000001": "1", "n00000002": "2", "n00000003": "3"})
+    with pytest.raises(InputError, match="numbers the classes as meta"):
+        classes(root, "test", "numbers")
+
+
+def test_a_thousand_other_wnids_are_said(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(imagenet, "CLASSES", 3)
+    assert len(load(root)) == 6
+    assert "classes of" in (err := capsys.readouterr().err) and "not those of ILSVRC 2012" in err
+    assert err.startswith("note: ") and err.count("\n") == 1

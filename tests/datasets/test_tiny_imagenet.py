@@ -206,3 +206,17 @@ def test_recipes() -> None:
     assert (other.data.crop, other.data.rotation, other.data.mean[0]) == ("none", 20.0, 0.4802)
     assert (other.optim.lr, other.optim.epochs, other.data.batch_size, other.networks) == (0.2, 200, 256, "tiny")
     assert other.optim.milestones == (60, 120, 160) and plain.data.image_size == other.data.image_size == 64
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("table", ["wnids.txt", "val/val_annotations.txt"])
+def test_tables_as_other_systems_save_them(table: str, end: str, root: Path) -> None:
+    before = [load(root, split) for split in ("train", "test")]
+    text = (root / table).read_text()
+    (root / table).write_bytes(b"\xef\xbb\xbf" + text.replace("\n", end).encode())
+    after = [load(root, split) for split in ("train", "test")]
+    assert [a.fingerprint() for a in after] == [b.fingerprint() for b in before]
+    assert after[0].class_names == before[0].class_names
+    (root / table).write_text(text, encoding="utf-16")
+    with pytest.raises(InputError, match=rf"{Path(table).name} is text in UTF-16: save it as UTF-8$"):
+        load(root, "test")
