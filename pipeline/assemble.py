@@ -179,6 +179,7 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
             num_classes=num_classes,
             image_size=config.data.image_size,
             checkpoint=student.checkpoint,
+            weights=student.weights,
             dataset=config.dataset,
             root=config.teacher.root,
             options=student.args | {"block": student.block},

@@ -24,7 +24,11 @@ KEYS = ("dataset", "student.model", "student.block", "data.loader")
 
 def help_text() -> str:
     """What --help prints."""
-    return describe(__doc__ or "", EvaluateConfig, "\ncheckpoint= is student.checkpoint=; prints " + json.dumps(FIELDS))
+    return describe(
+        __doc__ or "",
+        EvaluateConfig,
+        "\ncheckpoint= and weights= are those of student.; prints " + json.dumps(FIELDS),
+    )
 
 
 FIELDS = ["dataset", "model", "checkpoint", "samples", "correct_top1", "correct_top5", "top1", "top5", "loss"]
@@ -35,7 +39,7 @@ def main(argv: list[str]) -> None:
     config = compose(
         EvaluateConfig,
         words_of_run(argv) + argv,
-        aliases=ALIASES | {"checkpoint": "student.checkpoint"},
+        aliases=ALIASES | {"checkpoint": "student.checkpoint", "weights": "student.weights"},
         names={key: NAMES[key] for key in KEYS},
     )
     student, data = config.student, config.data
@@ -49,6 +53,7 @@ def main(argv: list[str]) -> None:
             num_classes=images.num_classes,
             image_size=data.test_size,
             checkpoint=student.checkpoint,
+            weights=student.weights,
             dataset=config.dataset,
             root=config.root,
             part=config.part,

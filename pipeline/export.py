@@ -50,7 +50,7 @@ FAILURES: dict[type[Exception], int] = {CheckFailed: 1}
 
 def help_text() -> str:
     """What --help prints."""
-    return describe(__doc__ or "", ExportConfig, "\ncheckpoint= is student.checkpoint=; model= is student.model=")
+    return describe(__doc__ or "", ExportConfig, "\ncheckpoint=, weights= and model= are those of student.")
 
 
 def original(config: ExportConfig) -> nn.Module:
@@ -61,12 +61,13 @@ def original(config: ExportConfig) -> nn.Module:
     options = student.args | {"block": student.block}
     classes = config.num_classes
     if classes is None and student.checkpoint not in (None, networks.AUTO, networks.UNTRAINED):
-        classes = networks.classes_in(str(student.checkpoint), student.model, options, config.part)
+        classes = networks.classes_in(str(student.checkpoint), student.model, options, config.part, student.weights)
     network = networks.make(
         student.model,
         num_classes=classes or IMAGENET_CLASSES,
         image_size=config.data.test_size,
         checkpoint=student.checkpoint,
+        weights=student.weights,
         dataset=config.dataset or "",
         root=config.root,
         part=config.part,
@@ -160,7 +161,7 @@ def main(argv: list[str]) -> None:
     config = compose(
         ExportConfig,
         words_of_run(argv) + argv,
-        aliases=ALIASES | {"checkpoint": "student.checkpoint"},
+        aliases=ALIASES | {"checkpoint": "student.checkpoint", "weights": "student.weights"},
         names={key: NAMES[key] for key in KEYS},
     )
     if config.to == "summary":

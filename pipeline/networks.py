@@ -9,11 +9,10 @@ from torch import nn
 
 from pipeline.checkpoints import find_checkpoint
 from pipeline.contracts import InputError, Shapes
-from pipeline.models.blocks import fit_form
-from pipeline.models.blocks.folding import Block
+from pipeline.models.blocks import fit_form, forms_of
 from pipeline.models.build import build
 from pipeline.models.external import preprocessing
-from pipeline.weights import Part, load_into, read_state
+from pipeline.weights import PLAIN, STUDENT, Part, load_into, read_state
 
 AUTO, UNTRAINED = "auto", "none"
 
@@ -27,6 +26,8 @@ def make(
     dataset: str = "",
     root: str = "teachers",
     part: Part = "student",
+    weights: str | None = None,
+    key: str = STUDENT,
     options: Mapping[str, Any] | None = None,
     other_sizes: Iterable[int] = (),
 ) -> nn.Module:
@@ -34,29 +35,38 @@ def make(
     of other_sizes.
 
     checkpoint: a file, a run folder, `auto` (what is published for the data set: looked for under `root`, or the
-    library's own for timm:NAME and torchvision:NAME) or `none`. Raises InputError.
+    library's own for timm:NAME and torchvision:NAME) or `none`. weights: which set of a file that holds several, see
+    weights.load_weights; key: under which a user says so. Raises InputError.
     """
     given = {key: value for key, value in (options or {}).items() if value is not None}
-    if checkpoint == AUTO and ":" in name:
+    library = checkpoint == AUTO and ":" in name
+    if weights not in (None, PLAIN) and (library or checkpoint in (None, UNTRAINED)):
+        raise InputError(f"{key}={weights}: no file is read that could hold them")
+    if library:
         network = build(name, num_classes=num_classes, pretrained=True, **given)
     else:
         network = build(name, num_classes=num_classes, **given)
         if checkpoint is not None and checkpoint != UNTRAINED:
             file = find_checkpoint(name, dataset, Path(root)) if checkpoint == AUTO else Path(checkpoint)
-            fill(network, file, part=part)
+            fill(network, file, part=part, weights=weights, key=key)
     for size in (image_size, *other_sizes):
         check_size(network, name, size)
     return network
 
 
-def fill(network: nn.Module, file: Path, *, part: Part = "student") -> None:
+def fill(
+    network: nn.Module, file: Path, *, part: Part = "student", weights: str | None = None, key: str = STUDENT
+) -> None:
     """Loads `file` strictly; a deployed (folded) form of the network is recognised by its keys."""
-    if any(isinstance(module, Block) for module in network.modules()):
-        fit_form(network, read_state(file, part=part))
-    load_into(network, file, part=part)
+    forms = forms_of(network)
+    if len(forms) > 1:
+        fit_form(network, read_state(file, part=part, weights=weights, key=key, forms=forms))
+    load_into(network, file, part=part, weights=weights, key=key)
 
 
-def classes_in(file: str, name: str, options: Mapping[str, Any], part: Part = "student") -> int:
+def classes_in(
+    file: str, name: str, options: Mapping[str, Any], part: Part = "student", weights: str | None = None
+) -> int:
     """How many classes the weights in `file` of a network `name` tell apart. Raises InputError."""
     given = {key: value for key, value in options.items() if value is not None}
     with torch.device("meta"):
@@ -64,8 +74,8 @@ def classes_in(file: str, name: str, options: Mapping[str, Any], part: Part = "s
     assert isinstance(network.classifier, nn.Linear)
     weight = network.classifier.weight
     heads = [key for key, value in network.named_parameters() if value is weight]
-    state = read_state(Path(file), part=part)
-    if not heads or heads[0] not in state:
+    state = read_state(Path(file), part=part, weights=weights, forms=forms_of(network))
+    if not heads or heads[0] not in state or state[heads[0]].dim() != 2:
         raise InputError(f"{file}: holds no {heads[0] if heads else 'classifier'}, so it is no {name}")
     return state[heads[0]].shape[0]
 

@@ -144,6 +144,8 @@ def _network(config: TrainConfig, ask: Ask, image_size: int) -> nn.Module:
             dataset=config.dataset,
             root=teacher.root,
             part="teacher",
+            weights=teacher.weights,
+            key="teacher.weights",
             options=teacher.args,
             other_sizes=() if own_size else {data.smallest_size} - {data.image_size},
         )

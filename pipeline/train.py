@@ -26,6 +26,7 @@ from pipeline.contracts import InputError
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import interrupts, parallel
+from pipeline.engine.earlier import as_recorded
 from pipeline.engine.latch import NonFiniteLoss
 from pipeline.engine.loop import CheckpointNotWritten, Parts, Trainer
 from pipeline.engine.parallel import World
@@ -101,6 +102,8 @@ def train_one(
 
     The leader holds the folder until `locks` ends.
     """
+    if config.run.resume != "never":
+        config = as_recorded(config, run.folder)
     parts, images = build(config, world, sets)
     if config.run.resume == "never":
         aside = world.on_leader(run.set_aside)

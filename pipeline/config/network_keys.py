@@ -47,6 +47,7 @@ class TeacherConfig(Section):
     checkpoint: PathText | None = key(
         None, "its weights: FILE, a run folder, auto (published) or none (for benchmarks)"
     )
+    weights: Text | None = key(None, "set of a file that holds several: its name there, ema or plain; default ema")
     root: PathText = key("teachers", "folder where auto looks for published weights")
     mean: Means | None = key(None, "its own mean where it differs from data.mean")
     std: Deviations | None = key(None, "its own standard deviation where it differs from data.std")
@@ -76,3 +77,4 @@ class StudentConfig(Section):
     )
     block: Text | None = key(None, "its convolutions: plain, or re-parameterised ambb, acb, dbb, repvgg, convbn")
     checkpoint: PathText | None = key(None, "weights to start from: FILE, a run folder or auto (published)")
+    weights: Text | None = key(None, "set of a file that holds several: its name there, ema or plain; default ema")

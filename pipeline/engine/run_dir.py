@@ -17,6 +17,7 @@ from pipeline.config import TrainConfig, flatten, read_yaml
 from pipeline.config.data_keys import LATER
 from pipeline.contracts import InputError, unwritten
 from pipeline.engine.checkpoint import Checkpoints
+from pipeline.engine.earlier import EARLIER
 from pipeline.engine.run_lock import FolderLock
 from pipeline.files import put_aside, write_atomically, write_json, write_text
 from pipeline.plain_yaml import dump
@@ -89,8 +90,8 @@ class RunDir:
     def claim(self, config: TrainConfig) -> None:
         """Writes config.yaml and environment.json. Raises InputError when the folder holds a run of other numbers."""
         if self.config.exists():
-            there, here = flatten({"data": LATER}), flatten(config.model_dump(mode="json"))
-            there |= flatten(read_yaml(self.config, TrainConfig))
+            there = flatten({"data": LATER}) | EARLIER | flatten(read_yaml(self.config, TrainConfig))
+            here = flatten(config.model_dump(mode="json"))
             numbers = flatten(config.numbers())
             other = [
                 f"{k} {_plain(there.get(k))} there, {_plain(here.get(k))} here"

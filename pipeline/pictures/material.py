@@ -15,6 +15,7 @@ from pipeline.config import ConfigError, TrainConfig, read_yaml, validate
 from pipeline.contracts import Distiller, InputError, ModelOutput
 from pipeline.datasets import ImageSet
 from pipeline.engine import parallel
+from pipeline.engine.earlier import as_recorded
 from pipeline.engine.parallel import World
 from pipeline.loaders.worker import WorkerLoader
 from pipeline.methods import predictor_of, teacher_preprocess
@@ -119,7 +120,8 @@ class Material:
 
     def _config(self, run: RunRecord) -> TrainConfig:
         try:
-            config = validate(TrainConfig, read_yaml(run.folder / "config.yaml", TrainConfig))
+            found = validate(TrainConfig, read_yaml(run.folder / "config.yaml", TrainConfig))
+            config = as_recorded(found, run.folder)
         except ConfigError as error:
             raise InputError(f"{run.folder}: {error.problems[0]}") from None
         root = {"root": self._root} if self._root else {}
@@ -160,6 +162,8 @@ class Material:
                 dataset=config.dataset,
                 root=teacher.root,
                 part="teacher",
+                weights=teacher.weights,
+                key="teacher.weights",
                 options=teacher.args,
             )
         except InputError as error:

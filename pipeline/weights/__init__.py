@@ -7,16 +7,28 @@ Layouts: {"model": ...} (RepDistiller, mdistiller, our checkpoints), {"state_dic
 `module.` prefixes, whole distillers of mdistiller (keys module.student.*, module.teacher.*), run folders of ours.
 """
 
+from pipeline.weights.choice import PLAIN, Part
 from pipeline.weights.files import RUN_FILE, read_origin
 from pipeline.weights.files import read as _read
-from pipeline.weights.load import Expected, Part, load_into, load_weights, read_predictor, read_state
+from pipeline.weights.load import (
+    STUDENT,
+    Expected,
+    holds_predictor,
+    load_into,
+    load_weights,
+    read_predictor,
+    read_state,
+)
 from pipeline.weights.sums import sealed, weights_hash
 
 __all__ = [
+    "PLAIN",
     "RUN_FILE",
+    "STUDENT",
     "Expected",
     "Part",
     "_read",
+    "holds_predictor",
     "load_into",
     "load_weights",
     "read_origin",

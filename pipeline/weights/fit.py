@@ -1,10 +1,40 @@
 """Whether a state dict is that of a network, and why not."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
 SHOWN = 3
+COUNTER = "num_batches_tracked"  # of batch norms; files of torch 0.4 and older, and of converters, lack it
+
+
+def is_counter(name: str) -> bool:
+    """Whether `name` is that of a batch norm's counter."""
+    return name.rpartition(".")[2] == COUNTER
+
+
+def with_counters(state: Mapping[str, Tensor], expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    """`state` with counters of batch norms as torch's strict loading takes them: where one is missing, that of
+    `expected` (tensors, or shapes: then 0); one element for none.
+
+    Counters that were cast with all the rest are whole numbers again; those that float16 could not hold are missing.
+    """
+    found = dict(state)
+    modules = {name.rpartition(".")[0] for name in state}
+    for name in filter(is_counter, expected):
+        value = found.get(name)
+        if value is not None and value.is_floating_point() and value.numel() == 1:
+            value = value.round().to(torch.int64) if bool(torch.isfinite(value).all()) else None
+        if value is None and name.rpartition(".")[0] not in modules:
+            continue  # all of the layer is missing
+        if value is None:
+            own = expected[name]
+            known = isinstance(own, Tensor) and own.device.type != "meta"
+            value = own.detach().cpu().clone() if known else torch.zeros((), dtype=torch.int64)
+        found[name] = value.reshape(()) if value.numel() == 1 else value
+    return found
 
 
 def difference(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> str:

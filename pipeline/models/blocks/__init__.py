@@ -60,16 +60,30 @@ def deploy(network: nn.Module) -> nn.Module:
     return network
 
 
-def fit_form(network: nn.Module, keys: Iterable[str]) -> None:
-    """Deploys `network` if `keys` (of a state dict) are those of its deployed form; otherwise leaves it as it is."""
-    wanted = set(network.state_dict())
+def forms_of(network: nn.Module) -> list[set[str]]:
+    """Names of the network's state as it is, and deployed where it has blocks."""
+    own = set(network.state_dict())
+    deployed = own
     for name, block in network.named_modules():
         if isinstance(block, Block):
             prefix = f"{name}." if name else ""
-            wanted = {key for key in wanted if not key.startswith(prefix)}
-            wanted |= {f"{prefix}{block.folded_name}.{kind}" for kind in ("weight", "bias")}
-    if wanted == set(keys):
+            deployed = {key for key in deployed if not key.startswith(prefix)}
+            deployed |= {f"{prefix}{block.folded_name}.{kind}" for kind in ("weight", "bias")}
+    return [own] if deployed == own else [own, deployed]
+
+
+def fit_form(network: nn.Module, keys: Iterable[str]) -> None:
+    """Deploys `network` if `keys` (of a state dict) are those of its deployed form; otherwise leaves it as it is.
+
+    Counters of batch norms may be missing: torch loads a state without them.
+    """
+    _, *deployed = forms_of(network)
+    if deployed and _counted(deployed[0]) == _counted(keys):
         deploy(network)
+
+
+def _counted(keys: Iterable[str]) -> set[str]:
+    return {key for key in keys if not key.endswith("num_batches_tracked")}
 
 
 def last_bn(module: nn.Module) -> nn.BatchNorm2d | None:
