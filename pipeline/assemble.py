@@ -33,6 +33,7 @@ from pipeline.methods import (
 )
 from pipeline.models.blocks import BLOCKS, PLAIN
 from pipeline.models.build import LOOKED_IN, resolve
+from pipeline.predictors import description_of, refuse_predictor
 from pipeline.registry import Registry
 from pipeline.teacher_sources import Ask, accept_cache, build_teacher, overlap
 from pipeline.teachers import TEACHERS
@@ -174,7 +175,7 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
     if student.model is None:
         raise InputError("no student: give pair=TEACHER-STUDENT, or model=")
     with seeded(config.seed, 0):
-        return networks.make(
+        network = networks.make(
             student.model,
             num_classes=num_classes,
             image_size=config.data.image_size,
@@ -185,6 +186,9 @@ def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
             options=student.args | {"block": student.block},
             other_sizes={config.data.smallest_size, config.data.test_size} - {config.data.image_size},
         )
+    file = networks.find(student.model, student.checkpoint, config.dataset, config.teacher.root)
+    refuse_predictor(file, network, config.data.image_size, "student.checkpoint")
+    return network
 
 
 def build(config: TrainConfig, world: World, sets: tuple[ImageSet, ImageSet] | None = None) -> tuple[Parts, int]:
@@ -209,6 +213,7 @@ def build(config: TrainConfig, world: World, sets: tuple[ImageSet, ImageSet] | N
         train=train,
         evaluations=evaluations,
         autocast=autocast,
+        description=description_of(config, distiller, images.class_names).plain(),
     )
     return parts, train.num_samples
 

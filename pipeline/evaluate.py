@@ -11,13 +11,13 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from pipeline import entry, networks
-from pipeline.assemble import ALIASES, NAMES, image_set, loader_maker, make_plan
-from pipeline.config import EvaluateConfig, compose, describe
+from pipeline.assemble import image_set, loader_maker, make_plan
+from pipeline.config import EvaluateConfig, describe
 from pipeline.contracts import Distiller, InputError
+from pipeline.described import composed, say
 from pipeline.engine import parallel
 from pipeline.engine.evaluate import Evaluation
-from pipeline.methods import predictor_of
-from pipeline.run_keys import words_of_run
+from pipeline.predictors import predictor_of
 
 KEYS = ("dataset", "student.model", "student.block", "data.loader")
 
@@ -36,18 +36,17 @@ FIELDS = ["dataset", "model", "checkpoint", "samples", "correct_top1", "correct_
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(
-        EvaluateConfig,
-        words_of_run(argv) + argv,
-        aliases=ALIASES | {"checkpoint": "student.checkpoint", "weights": "student.weights"},
-        names={key: NAMES[key] for key in KEYS},
-    )
+    config, found = composed(EvaluateConfig, argv, KEYS)
     student, data = config.student, config.data
     if student.model is None or student.checkpoint is None:
         raise InputError("give model=NAME and checkpoint=FILE (or a run folder, which knows its model)")
-    own = networks.own_preprocessing(student.model, student.checkpoint)
     with parallel.start(config.runtime) as world:
         images = image_set(config.dataset, data, "test", world)
+        fresh = networks.new_classifier(student.model, student.checkpoint, images.num_classes)
+        if fresh:
+            raise InputError(fresh)
+        if world.leader:
+            say([*found.lines(config), *found.names(images.class_names)])
         network = networks.make(
             student.model,
             num_classes=images.num_classes,
@@ -59,12 +58,12 @@ def main(argv: list[str]) -> None:
             part=config.part,
             options=student.args | {"block": student.block},
         )
-        predictor = predictor_of(student.checkpoint, network, data.image_size)
+        file = networks.find(student.model, student.checkpoint, config.dataset, config.root)
+        predictor = predictor_of(file, network, data.image_size)
         if predictor is not None:
             predictor.to(world.device)
         network = parallel.prepare_frozen(network, config.runtime, world.device)
-        pixels = {"mean": own.get("mean", data.mean), "std": own.get("std", data.std)}
-        pixels |= {"batch_size": data.eval_batch_size, "image_size": data.test_size}
+        pixels = {"batch_size": data.eval_batch_size, "image_size": data.test_size}
         plan = make_plan(data, config.runtime, world, train=False, **pixels)
         autocast = parallel.autocast_factory(config.runtime, world.device)
         loader = loader_maker(data)(images, plan)

@@ -21,17 +21,18 @@ import torch
 from torch import nn
 
 from pipeline import networks
-from pipeline.assemble import ALIASES, NAMES
 from pipeline.checkpoints import published_licence
-from pipeline.config import ExportConfig, compose, describe
+from pipeline.config import ExportConfig, describe
 from pipeline.contracts import InputError, unwritten
 from pipeline.deployment.card import card_text, sha256_of, summary_text
-from pipeline.deployment.formats import FORMATS, SUFFIX
+from pipeline.deployment.formats import FORMATS, SUFFIX, plain_state
 from pipeline.deployment.inference import Inference, count_flops, count_parameters
+from pipeline.described import Found, composed, origin_of, say
 from pipeline.files import whole_or_absent, write_text
-from pipeline.methods import predictor_of
 from pipeline.models.blocks import deploy
-from pipeline.run_keys import read_record, words_of_run
+from pipeline.predictors import predictor_of
+from pipeline.run_keys import read_record
+from pipeline.weights import sealed
 
 KEYS = ("dataset", "student.model", "student.block")
 # Relative. Kernels, folded BN and other libraries round differently: 3.6e-7 seen for resnet20 in onnxruntime.
@@ -62,6 +63,9 @@ def original(config: ExportConfig) -> nn.Module:
     classes = config.num_classes
     if classes is None and student.checkpoint not in (None, networks.AUTO, networks.UNTRAINED):
         classes = networks.classes_in(str(student.checkpoint), student.model, options, config.part, student.weights)
+    untrained = networks.new_classifier(student.model, student.checkpoint, classes or IMAGENET_CLASSES)
+    if untrained:
+        raise InputError(untrained)
     network = networks.make(
         student.model,
         num_classes=classes or IMAGENET_CLASSES,
@@ -101,14 +105,18 @@ def summarise(config: ExportConfig, network: nn.Module) -> dict[str, Any]:
     }
 
 
-def write_checked(served: Inference, source: Inference, config: ExportConfig, path: Path) -> dict[str, float]:
-    """Writes `served` to `path` under a temporary name, compares the file with `source` and renames it."""
-    size = config.data.test_size
+def write_checked(served: Inference, source: Inference, to: str, path: Path, facts: dict[str, Any]) -> None:
+    """Writes `served` under a temporary name, compares the file with `source`, writes the card, renames it to `path`.
+
+    facts: the card's, which get what is known of the file; "said": what the file says of itself.
+    """
+    size = facts["input"]["image_size"]
     generator = torch.Generator().manual_seed(0)
     image_BCHW = torch.randn(CHECKED, 3, size, size, generator=generator)
     try:
         with whole_or_absent(path) as handle:
-            run = FORMATS.get(config.to)(served, image_BCHW[:2], Path(handle.name))
+            file = Path(handle.name)
+            run = FORMATS.get(to)(served, image_BCHW[:2], file, facts.pop("said"))
             with torch.no_grad():
                 wanted_BK = source(image_BCHW)
                 worst = max(float((run(image_BCHW[:n]) - wanted_BK[:n]).abs().max()) for n in (1, CHECKED))
@@ -117,12 +125,14 @@ def write_checked(served: Inference, source: Inference, config: ExportConfig, pa
                 raise CheckFailed(
                     f"{path} would differ from its source by {relative:.2g} of the largest logit: not written"
                 )
+            facts["check"] = {"images": CHECKED, "max_abs": worst, "relative": relative}
+            facts |= {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+            write_text(path.with_name(path.name + ".md"), card_text(facts))
     except OSError as error:
         raise unwritten(f"cannot write {path}", error) from None
-    return {"images": CHECKED, "max_abs": worst, "relative": relative}
 
 
-def export(config: ExportConfig) -> dict[str, Any]:
+def export(config: ExportConfig, found: Found) -> dict[str, Any]:
     """Writes the file and its card; returns what the card says."""
     if config.student.checkpoint is None:
         raise InputError("give checkpoint=FILE, a run folder, auto, or none (first weights)")
@@ -131,10 +141,14 @@ def export(config: ExportConfig) -> dict[str, Any]:
     path = Path(config.out or f"{str(config.student.model).replace('/', '-').replace(':', '-')}{SUFFIX[config.to]}")
     if not path.parent.is_dir():
         raise InputError(f"cannot write {path}: no folder {path.parent}")
-    predictor = predictor_of(str(config.student.checkpoint), network, config.data.image_size)
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a folder")
+    weights = networks.find(str(config.student.model), config.student.checkpoint, config.dataset or "", config.root)
+    predictor = predictor_of(weights, network, config.data.image_size)
     source = Inference(network, predictor)
     served_whole = Inference(served, copy.deepcopy(predictor))
-    check = write_checked(served_whole, source, config, path)
+    classes = served_whole(torch.zeros(1, 3, *2 * [config.data.test_size])).shape[1]
+    origin = origin_of(config, found, classes, predictor)
     facts = {
         **read_record(str(config.student.checkpoint)),
         "model": config.student.model,
@@ -143,31 +157,25 @@ def export(config: ExportConfig) -> dict[str, Any]:
         "parameters": count_parameters(served_whole),
         "parameters_training": count_parameters(source),
         "flops": count_flops(served_whole, config.data.test_size),
-        "num_classes": served_whole(torch.zeros(1, 3, *2 * [config.data.test_size])).shape[1],
+        "num_classes": classes,
         "measured_on": MIRRORED if config.data.eval_flip else "the image as it is",
         "input": {"image_size": config.data.test_size, "mean": config.data.mean, "std": config.data.std},
         "file": path.name,
-        "bytes": path.stat().st_size,
-        "sha256": sha256_of(path),
-        "check": check,
         "licence": config.licence or licence_of(config),
+        "said": sealed(origin, plain_state(served_whole)) if origin else {},
     }
-    write_text(path.with_name(path.name + ".md"), card_text(facts))
+    write_checked(served_whole, source, config.to, path, facts)
     return facts
 
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(
-        ExportConfig,
-        words_of_run(argv) + argv,
-        aliases=ALIASES | {"checkpoint": "student.checkpoint", "weights": "student.weights"},
-        names={key: NAMES[key] for key in KEYS},
-    )
+    config, found = composed(ExportConfig, argv, KEYS)
+    say(found.lines(config))
     if config.to == "summary":
         print(summary_text(summarise(config, original(config))))
         return
-    facts = export(config)
+    facts = export(config, found)
     print(
         f"{facts['file']}: {facts['parameters']:,} parameters, "
         f"differs by {facts['check']['relative']:.2g} of the largest logit"

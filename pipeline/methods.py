@@ -7,15 +7,13 @@ import torch
 from torch import nn
 
 from pipeline import networks
-from pipeline.config import TrainConfig, layer_file, parts_of, read_yaml, validate_arguments
+from pipeline.config import TrainConfig, layer_file, parts_of, validate_arguments
 from pipeline.contracts import Distiller, InputError, Setting, Signal, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.combined import Combined
 from pipeline.models.cam import FORMS
-from pipeline.run_keys import run_folder
 from pipeline.teachers.preprocess import Preprocess
-from pipeline.weights import read_predictor
 
 
 @contextlib.contextmanager
@@ -127,25 +125,3 @@ def teacher_preprocess(config: TrainConfig) -> Preprocess:
         teacher.image_size or own.get("image_size"),
         teacher.interpolation or own.get("interpolation", "bilinear"),
     )
-
-
-def predictor_of(checkpoint: str, student: nn.Module, image_size: int) -> Distiller | None:
-    """The method that the run of `checkpoint` predicts with, None where the student predicts by itself.
-
-    image_size: where the run does not say what it was trained at.
-    """
-    folder = run_folder(checkpoint)
-    if folder is None:
-        return None
-    keys = read_yaml(folder / "config.yaml")
-    for part in parts_of(keys.get("method")):
-        kind = DISTILLERS.get(part)
-        if kind.predict is not Distiller.predict:
-            given = keys["method_args"].get(part, {}) if "+" in keys["method"] else keys["method_args"]
-            config = validate_arguments(kind.Config, given)
-            state = read_predictor(checkpoint)
-            if not state:
-                raise InputError(f"{checkpoint} lacks what method {part} predicts with")
-            trained_at = (keys.get("data") or {}).get("image_size", image_size)
-            return kind.for_inference(config, state, networks.shapes_of(student, trained_at))
-    return None

@@ -11,7 +11,7 @@ from pipeline.checkpoints import find_checkpoint
 from pipeline.contracts import InputError, Shapes
 from pipeline.models.blocks import fit_form, forms_of
 from pipeline.models.build import build
-from pipeline.models.external import preprocessing
+from pipeline.models.external import preprocessing, published_classes, published_resize
 from pipeline.weights import PLAIN, STUDENT, Part, load_into, read_state
 
 AUTO, UNTRAINED = "auto", "none"
@@ -35,8 +35,9 @@ def make(
     of other_sizes.
 
     checkpoint: a file, a run folder, `auto` (what is published for the data set: looked for under `root`, or the
-    library's own for timm:NAME and torchvision:NAME) or `none`. weights: which set of a file that holds several, see
-    weights.load_weights; key: under which a user says so. Raises InputError.
+    library's own for timm:NAME and torchvision:NAME, whose classifier may start anew: see `new_classifier`) or `none`.
+    weights: which set of a file that holds several, see weights.load_weights; key: under which a user says so. Raises
+    InputError.
     """
     given = {key: value for key, value in (options or {}).items() if value is not None}
     library = checkpoint == AUTO and ":" in name
@@ -46,12 +47,30 @@ def make(
         network = build(name, num_classes=num_classes, pretrained=True, **given)
     else:
         network = build(name, num_classes=num_classes, **given)
-        if checkpoint is not None and checkpoint != UNTRAINED:
-            file = find_checkpoint(name, dataset, Path(root)) if checkpoint == AUTO else Path(checkpoint)
+        file = find(name, checkpoint, dataset, root)
+        if file is not None:
             fill(network, file, part=part, weights=weights, key=key)
     for size in (image_size, *other_sizes):
         check_size(network, name, size)
     return network
+
+
+def find(name: str, checkpoint: str | None, dataset: str, root: str) -> Path | None:
+    """The file or run folder that `checkpoint` means, None where it is none (a library's own weights, first ones)."""
+    if checkpoint is None or checkpoint == UNTRAINED or (checkpoint == AUTO and ":" in name):
+        return None
+    return find_checkpoint(name, dataset, Path(root)) if checkpoint == AUTO else Path(checkpoint)
+
+
+def new_classifier(name: str, checkpoint: str | None, num_classes: int) -> str | None:
+    """Why the classifier of checkpoint=auto has first weights, None where it is the published one."""
+    if checkpoint != AUTO or ":" not in name:
+        return None
+    there = published_classes(name)
+    if there in (None, num_classes):
+        return None
+    has = f"a classifier of {there} classes" if there else "no classifier"
+    return f"the published weights of {name} have {has}, the data set has {num_classes}: its classifier is untrained"
 
 
 def fill(
@@ -83,6 +102,11 @@ def classes_in(
 def own_preprocessing(name: str, checkpoint: str | None) -> dict[str, Any]:
     """mean, std, image_size and interpolation that a library's pretrained weights want; {} for all others."""
     return preprocessing(name) or {} if checkpoint == AUTO and ":" in name else {}
+
+
+def own_resize(name: str) -> int:
+    """Pixels of the shorter side before the centre crop, as a library evaluates its weights."""
+    return published_resize(name)
 
 
 @torch.no_grad()

@@ -110,7 +110,7 @@ def train_one(
         if aside is not None:
             reporter.note(ASIDE.format(aside))
     world.on_leader(lambda: locks.enter_context(run.locked()))
-    world.on_leader(lambda: run.claim(config))
+    world.on_leader(lambda: run.claim(config, parts.description))
     for line in header(config, parts, world, images):
         reporter.note(line)
     # What networks draw as they train (dropout) is the seed's, each rank's its own; resuming puts it back.

@@ -23,7 +23,8 @@ ALLOWED = {
     "checkpoints": {"contracts"},
     "deployment": GROUND,
     "networks": GROUND | {"models", "weights", "checkpoints"},
-    "run_keys": GROUND | {"deployment"},
+    "description": GROUND,
+    "run_keys": GROUND | {"deployment", "description", "weights"},
     **{leaf: set() for leaf in LEAVES},
 }
 ENTRY_POINTS = {
@@ -38,6 +39,8 @@ ENTRY_POINTS = {
     "visualize",
     "cache_identity",
     "teacher_sources",
+    "predictors",
+    "described",
 }
 
 

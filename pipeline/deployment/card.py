@@ -37,7 +37,7 @@ def _source(facts: Mapping[str, Any]) -> dict[str, Any]:
         "data set": run.get("dataset") or facts["dataset"] or UNKNOWN,
         "method": run.get("method", UNKNOWN),
         "teacher": run.get("teacher") or "none or not known",
-        "seed, epochs": f"{run['seed']}, {run['epochs']}" if "epochs" in run else UNKNOWN,
+        "seed, epochs": f"{run.get('seed', UNKNOWN)}, {run['epochs']}" if "epochs" in run else UNKNOWN,
         "code": facts["commit"] or UNKNOWN,
     }
 

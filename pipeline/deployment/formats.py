@@ -1,12 +1,15 @@
 """File formats of an exported network. Each writer returns a function that runs what it wrote, for the check.
 
+A file says what it is (`said`, pipeline/description.py) in its format's own place for that: safetensors' metadata,
+ONNX's metadata_props, TorchScript's extra files; a state dict as an attribute, so that it is a state dict still.
 Python writes the bytes, not the formats' libraries: a full disk is an OSError then."""
 
 import copy
 import io
 import logging
 import warnings
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -17,7 +20,8 @@ from pipeline.deployment.inference import Inference
 from pipeline.registry import Registry
 
 Run = Callable[[Tensor], Tensor]
-Writer = Callable[[Inference, Tensor, Path], Run]
+Said = Mapping[str, str]  # one entry; {} where nothing is known
+Writer = Callable[[Inference, Tensor, Path, Said], Run]
 FORMATS: Registry[Writer] = Registry("format", __name__.rpartition(".")[0])
 SUFFIX = {"safetensors": ".safetensors", "state_dict": ".pth", "torchscript": ".pt", "onnx": ".onnx"}
 
@@ -35,41 +39,44 @@ def _reloaded(network: Inference, state: dict[str, Tensor]) -> Run:
     return twin
 
 
-def _plain_state(network: Inference) -> dict[str, Tensor]:
+def plain_state(network: Inference) -> dict[str, Tensor]:
+    """What files of tensors hold: copies on the CPU, keys as in Inference.plain_state."""
     return {key: value.detach().cpu().contiguous().clone() for key, value in network.plain_state().items()}
 
 
 @FORMATS.register("safetensors")
-def write_safetensors(network: Inference, image_BCHW: Tensor, path: Path) -> Run:
+def write_safetensors(network: Inference, image_BCHW: Tensor, path: Path, said: Said) -> Run:
     """The weights alone, in the published key layout; safe to read anywhere."""
     from safetensors.torch import load_file, save
 
-    path.write_bytes(save(_plain_state(network)))
+    path.write_bytes(save(plain_state(network), metadata=dict(said) or None))
     return _reloaded(network, load_file(path))
 
 
 @FORMATS.register("state_dict")
-def write_state_dict(network: Inference, image_BCHW: Tensor, path: Path) -> Run:
+def write_state_dict(network: Inference, image_BCHW: Tensor, path: Path, said: Said) -> Run:
     """A bare state dict by torch.save, as KDrefine's converter writes it."""
-    content = io.BytesIO()
-    torch.save(_plain_state(network), content)
+    content, state = io.BytesIO(), OrderedDict(plain_state(network))
+    vars(state).update(said)
+    torch.save(state, content)
     path.write_bytes(content.getvalue())
     return _reloaded(network, torch.load(path, weights_only=True))
 
 
 @FORMATS.register("torchscript")
-def write_torchscript(network: Inference, image_BCHW: Tensor, path: Path) -> Run:
+def write_torchscript(network: Inference, image_BCHW: Tensor, path: Path, said: Said) -> Run:
     """A traced module with its weights; torch.jit.load and libtorch run it, any batch size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.13 announces that TorchScript will go one day
         content = io.BytesIO()
-        torch.jit.save(torch.jit.trace(network, (image_BCHW,), check_trace=False), content)
+        traced = torch.jit.trace(network, (image_BCHW,), check_trace=False)
+        torch.jit.save(traced, content, _extra_files={f"{name}.json": text for name, text in said.items()})
         path.write_bytes(content.getvalue())
         return torch.jit.load(str(path), map_location="cpu")
 
 
 @FORMATS.register("onnx")
-def write_onnx(network: Inference, image_BCHW: Tensor, path: Path) -> Run:
+def write_onnx(network: Inference, image_BCHW: Tensor, path: Path, said: Said) -> Run:
     """ONNX, input `image` [batch, 3, H, W], output `logits` [batch, K], any batch size; checked in onnxruntime."""
     try:
         import onnx
@@ -90,6 +97,7 @@ def write_onnx(network: Inference, image_BCHW: Tensor, path: Path) -> Run:
             verbose=False,
         )
     assert program is not None
+    program.model.metadata_props.update(said)
     program.save(str(path))
     onnx.checker.check_model(str(path))
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])

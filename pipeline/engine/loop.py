@@ -41,7 +41,7 @@ class Parts:
     """What a training is made of.
 
     evaluations: loaders by name; 'test' is always there, 'val' with data.val_split. still: modules of the student that
-    stay in eval mode.
+    stay in eval mode. description: what the run's files say of its network (pipeline/description.py).
     """
 
     student: nn.Module
@@ -51,6 +51,12 @@ class Parts:
     evaluations: dict[str, Loader]
     autocast: Callable[[], AbstractContextManager[object]]
     still: tuple[nn.Module, ...] = ()
+    description: dict[str, Any] | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The description as an entry of a file; {} where there is none."""
+        return {} if self.description is None else {"description": self.description}
 
 
 def predictor_state(distiller: Distiller) -> dict[str, torch.Tensor]:
@@ -178,7 +184,7 @@ class Trainer:
             self.records.append(record)
             if evaluated and best_record(self.records, self.config.select_on) is record:
                 best = {"model": self.parts.student.state_dict(), "epoch": epoch, "top1": record["test_top1"]}
-                best["distiller"] = self.parts.distiller.state_dict()
+                best |= {"distiller": self.parts.distiller.state_dict(), **self.parts.said}
                 self._publish(lambda: self.run.checkpoints.save(self.run.checkpoints.best, best))
         self._publish(lambda: self.run.append(record))
         self.closed = epoch
@@ -235,7 +241,7 @@ class Trainer:
         )
         with self._inference():
             state = self.parts.student.state_dict() | predictor_state(self.parts.distiller)
-            names = {k: summary[k] for k in ("dataset", "method", "student", "seed")}
+            names = {k: summary[k] for k in ("dataset", "method", "student", "seed")} | self.parts.said
             self._publish(lambda: self.run.write_student(state, names))
         self._publish(lambda: self.run.write_summary(summary))
         self.reporter.note(finish_text(summary, self.run.folder))
@@ -256,6 +262,7 @@ class Trainer:
             "clock": {"images": self.clock.images, "seconds": self.clock.seconds},
             "resumed": self.resumed,
             "wall_seconds": self._wall(),
+            **self.parts.said,
         }
         self._publish(lambda: self.run.checkpoints.save_last(state))
 

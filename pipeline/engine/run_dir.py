@@ -1,6 +1,7 @@
 """A run is its folder: names, lock, records."""
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -36,6 +37,7 @@ class RunDir:
         self.metrics = folder / "metrics.jsonl"
         self.summary = folder / "summary.json"
         self.student = folder / "student.safetensors"
+        self.description = folder / "description.json"
         self.checkpoints = Checkpoints(folder / "checkpoints")
         self.lock = FolderLock(folder)
         self._fresh = False
@@ -87,8 +89,11 @@ class RunDir:
             self._make_checkpoints()
         return aside
 
-    def claim(self, config: TrainConfig) -> None:
-        """Writes config.yaml and environment.json. Raises InputError when the folder holds a run of other numbers."""
+    def claim(self, config: TrainConfig, description: Mapping[str, Any] | None = None) -> None:
+        """Writes config.yaml, environment.json and description.json.
+
+        Raises InputError when the folder holds a run of other numbers.
+        """
         if self.config.exists():
             there = flatten({"data": LATER}) | EARLIER | flatten(read_yaml(self.config, TrainConfig))
             here = flatten(config.model_dump(mode="json"))
@@ -105,6 +110,8 @@ class RunDir:
                 )
         write_text(self.config, dump(config.model_dump(mode="json")))
         write_json(self.folder / "environment.json", environment())
+        if description is not None and not self.description.exists():
+            self.describe(description)
 
     def records(self, epochs: int) -> list[Record]:
         """The first `epochs` lines of metrics.jsonl; later lines (of epochs that are run again) are cut off."""
@@ -141,6 +148,12 @@ class RunDir:
         plain = {k: v.detach().cpu().contiguous() for k, v in state.items()}
         content = save(plain, metadata=sealed(origin, plain))
         write_atomically(self.student, content)
+        if "description" in origin:
+            self.describe(origin["description"], {self.student.name: hashlib.sha256(content).hexdigest()})
+
+    def describe(self, description: Mapping[str, Any], sums: Mapping[str, str] | None = None) -> None:
+        """description.json: what the run's network is, and the SHA-256 of its file once there is one."""
+        write_json(self.description, {"description": description, "sha256": dict(sums or {})})
 
 
 def environment() -> dict[str, Any]:

@@ -77,7 +77,9 @@ def run_first_stage(parts: Parts, config: TrainConfig, world: World, run: RunDir
     stages: list[nn.Module] = student.stages()  # type: ignore[operator]
     with trainable(student, stages, parts.distiller):
         method = FirstStageMethod(parts.distiller)
-        inside = replace(parts, distiller=method, still=(*frozen_parts(student), *frozen_parts(parts.distiller)))
+        inside = replace(
+            parts, distiller=method, description=None, still=(*frozen_parts(student), *frozen_parts(parts.distiller))
+        )
         trainer = Trainer(inside, stage_config(config, parts.distiller), world, folder, reporter)
         trainer.fit()
         del trainer

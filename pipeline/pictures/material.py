@@ -18,9 +18,10 @@ from pipeline.engine import parallel
 from pipeline.engine.earlier import as_recorded
 from pipeline.engine.parallel import World
 from pipeline.loaders.worker import WorkerLoader
-from pipeline.methods import predictor_of, teacher_preprocess
+from pipeline.methods import teacher_preprocess
 from pipeline.pictures import Nothing
 from pipeline.pictures.records import Group, RunRecord, grouped
+from pipeline.predictors import predictor_of
 from pipeline.teachers.preprocess import Preprocess
 
 Array = NDArray[Any]

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.contracts import InputError
 from pipeline.readings import Unreadable
 from pipeline.weights.allowed import ALLOWED
-from pipeline.weights.sums import check_sum, parse_origin
+from pipeline.weights.sums import ENTRY, check_sum, parse_origin
 
 RUN_FILE = "student.safetensors"
 ZIP_MAGIC = b"PK\x03\x04"
@@ -71,6 +71,11 @@ def read_origin(path: str | Path) -> dict[str, Any]:
         except Exception as error:
             raise refuse(file, f"damaged, cut short or not a safetensors file ({error})") from None
     raw = _read_torch(file, head, values=False) if head.startswith(ZIP_MAGIC) else None
+    if isinstance(said := getattr(raw, ENTRY, None), str):  # an exported state dict: nothing but tensors inside
+        try:
+            return parse_origin({ENTRY: said}, str(file))
+        except Unreadable as error:
+            raise InputError(" ".join(str(error).split())) from None
     description = raw.get("description") if isinstance(raw, Mapping) else None
     return {"description": description} if isinstance(description, dict) else {}
 

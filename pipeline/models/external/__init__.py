@@ -58,6 +58,18 @@ def preprocessing(name: str) -> dict[str, Any] | None:
     return LIBRARIES[prefix].preprocessing(rest)
 
 
+def published_resize(name: str) -> int:
+    """Pixels of the shorter side before the centre crop, as the published weights of `name` were evaluated."""
+    prefix, _, rest = canonical_external(name).partition(":")
+    return LIBRARIES[prefix].published_resize(rest)
+
+
+def published_classes(name: str) -> int | None:
+    """Classes of the published weights of `name`, 0 where they have no classifier; None where that is not known."""
+    prefix, _, rest = canonical_external(name).partition(":")
+    return LIBRARIES[prefix].published_classes(rest)
+
+
 def _library(prefix: str) -> Library:
     if prefix.lower() not in LIBRARIES:
         near = hint(prefix, list(LIBRARIES))

@@ -33,6 +33,12 @@ class Library(Protocol):
     def preprocessing(self, name: str) -> dict[str, Any]:
         """mean, std, image_size and interpolation of the pretrained weights."""
 
+    def published_resize(self, name: str) -> int:
+        """Pixels of the shorter side before the centre crop in evaluation."""
+
+    def published_classes(self, name: str) -> int | None:
+        """Of the pretrained weights, 0 where they have no classifier, None where that is not known."""
+
 
 def checkpoint_path(file: str) -> Path:
     """Where torch.hub keeps a downloaded file of this name."""

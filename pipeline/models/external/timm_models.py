@@ -84,6 +84,15 @@ class Timm:
             "interpolation": config.interpolation,
         }
 
+    def published_resize(self, name: str) -> int:
+        """The image size over the share that timm crops out."""
+        config = _timm().get_pretrained_cfg(name)
+        return int(config.input_size[-1] / (config.crop_pct or 1))
+
+    def published_classes(self, name: str) -> int | None:
+        """Of the weights that the tag names, or the default ones."""
+        return int(_timm().get_pretrained_cfg(name).num_classes)
+
     @staticmethod
     def _source(name: str) -> tuple[str | None, list[str]]:
         """(address of the weights, names under which their file may lie in torch.hub's folder)."""

@@ -69,6 +69,16 @@ class Torchvision:
             "interpolation": preset.interpolation.value,
         }
 
+    def published_resize(self, name: str) -> int:
+        """Of the weights' own transforms."""
+        weights = self._weights(name)
+        return IMAGE_SIZE if weights is None else int(weights.transforms().resize_size[0])
+
+    def published_classes(self, name: str) -> int | None:
+        """Of IMAGENET1K_V1, or the first weights there are."""
+        weights = self._weights(name)
+        return None if weights is None else len(weights.meta["categories"])
+
     @staticmethod
     def _weights(name: str) -> Any:
         kinds = _models().get_model_weights(name)
