@@ -62,7 +62,7 @@ class SyntheticConfig(BaseModel):
     """Keys of data_prep/synthetic.py."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    out: str = Field(description="folder to write to")
+    out: str = Field(min_length=1, description="folder to write to")
     what: Literal["set", "jpegs"] = Field("set", description="the synthetic set, or a tree of JPEGs like ImageNet's")
     classes: int = Field(10, ge=1, le=MOST_CLASSES, description="of the tree")
     train_per_class: int = Field(100, ge=1, description="training images of each class of the tree")

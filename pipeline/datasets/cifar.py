@@ -119,11 +119,12 @@ def _read_batch(path: Path, layout: Layout) -> tuple[NDArray[np.uint8], NDArray[
 
 
 def _labels(values: Any, path: Path, layout: Layout) -> NDArray[np.int64]:
-    try:
-        label_N = np.asarray(values)
-    except ValueError:  # lists of unequal length
-        label_N = np.empty(0, dtype=object)
-    if label_N.ndim != 1 or label_N.dtype.kind not in "iu":
+    # A list in a list, and so on: NumPy would count them all.
+    flat = isinstance(values, np.ndarray) or (
+        isinstance(values, list | tuple) and all(isinstance(v, int | np.ndarray) and np.ndim(v) == 0 for v in values)
+    )
+    label_N = np.asarray(values) if flat else np.empty(0, dtype=object)
+    if label_N.ndim != 1 or label_N.dtype.kind not in "iu":  # numbers beyond 64 bits are objects
         raise InputError(f"{path}: {layout.label_key!r} is not one list of whole numbers")
     outside = label_N[(label_N < 0) | (label_N >= layout.classes)]
     if len(outside):
@@ -136,7 +137,8 @@ def _class_names(path: Path, layout: Layout) -> tuple[str, ...]:
         return tuple(str(k) for k in range(layout.classes))
     record = safe_pickle.load(path)
     names = record.get(layout.names_key) if isinstance(record, dict) else None
-    if not isinstance(names, list | tuple) or len(names) != layout.classes:
+    names = names if isinstance(names, list | tuple) else ()
+    if len(names) != layout.classes or not all(isinstance(name, str | bytes | int) for name in names):
         raise InputError(f"{path}: expected {layout.classes} names under {layout.names_key!r}")
     return tuple(name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names)
 

@@ -7,8 +7,6 @@ not (data.index=rebuild). An index that is stale, damaged or of another version 
 
 import contextlib
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,6 +19,7 @@ from rich.console import Console
 from rich.progress import track
 
 from pipeline.contracts import InputError
+from pipeline.datasets.array_file import read_arrays
 from pipeline.datasets.decode import jpeg_size, read_size
 from pipeline.datasets.image_set import FileSet
 from pipeline.datasets.notes import note
@@ -33,7 +32,6 @@ VERSION = 2
 WORTH = 20_000  # files: below, a walk takes less than a second
 THREADS = 16  # they wait for the disk most of the time
 HEADER_BYTES = 1 << 13  # nearly all headers end within; of the others 64 KB are read, then by Pillow
-FAULTS = (OSError, EOFError, ValueError, KeyError, IndexError, TypeError, zipfile.BadZipFile, zlib.error)
 
 Index = Literal["auto", "off", "rebuild"]
 Arrays = dict[str, NDArray[Any]]
@@ -73,12 +71,11 @@ def load(walk: Walk) -> FileSet | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: Arrays = {key: file[key] for key in file.files}
+        arrays = read_arrays(path)
         reason = _stale(arrays, walk)
         if reason is None:
             return _to_set(arrays, walk)
-    except FAULTS as error:
+    except Exception as error:  # arrays of other types and shapes than ours: there is always the walk
         reason = f"it is damaged ({' '.join(str(error).split())[:80] or type(error).__name__})"
     note(f"{path} is not used: {reason}")
     return None
@@ -153,6 +150,8 @@ def _to_set(arrays: Arrays, walk: Walk) -> FileSet:
     fits = label_N.shape == (len(table),) and arrays["size_N2"].shape == (len(table), 2)
     if not fits or arrays["byte_N"].shape != (len(table),) or len(table) == 0:
         raise ValueError("arrays of unequal length")
+    if any(arrays[name].dtype.kind not in "iu" for name in ("label_N", "folder_N", "stop_N", "size_N2", "byte_N")):
+        raise ValueError("numbers that are not whole")
     if label_N.min() < 0 or label_N.max() >= len(class_names):
         raise ValueError("a label without a class")
     return FileSet(

@@ -76,7 +76,11 @@ def opened(source: BinaryIO, most: int) -> Iterator[Image.Image]:
         if canvas:
             width, height = (int.from_bytes(side, "little") + 1 for side in canvas.groups())
             check_pixels((height, width), most)
-        with Image.open(source, formats=formats()) as image:
+        try:
+            image = Image.open(source, formats=formats())
+        except Image.DecompressionBombError:
+            raise InputError(f"it says more pixels than data.max_pixels={most}") from None
+        with image:
             check_pixels((image.height, image.width), most)
             yield image
 
@@ -99,9 +103,7 @@ def _grey(wide_HW: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = float(np.min(wide_HW)), float(np.max(wide_HW))
     real = wide_HW.dtype.kind == "f"
     if not (low >= 0 and high <= 65535):  # also what is no number
-        raise InputError(
-            f"it holds numbers from {low:g} to {high:g}: neither 0 to {'1, ' if real else ''}255 nor 65535"
-        )
+        raise InputError(f"it holds numbers from {low:g} to {high:g}: neither 0 to 1 nor 0 to 255 nor 0 to 65535")
     if real and 0 < high <= 1:
         _scaled.say(f"{_name()} holds float32 from 0 to 1: shown as 0 to 255, as all such images")
         wide_HW = np.rint(wide_HW * np.float32(255))

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import zipfile
-import zlib
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS
+from pipeline.datasets.array_file import read_arrays
 from pipeline.datasets.image_set import SPLITS, ArraySet, check_split
 from pipeline.datasets.synthetic_pixels import SyntheticSpec, generate
 
@@ -55,12 +54,19 @@ def _digest(arrays: dict[str, NDArray[np.generic]]) -> str:
 def _read(path: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     hint = f"delete it, or write it again with data_prep/synthetic.py out={path.parent}"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        if str(arrays["definition"]) != _definition():
-            raise InputError(f"{path} is of another definition of the synthetic set; {hint}")
-        if str(arrays["sha256"]) != _digest(arrays):
-            raise InputError(f"{path} is damaged: its content does not match its SHA-256; {hint}")
-        return arrays[f"{split}_pixels_NHWC"], arrays[f"{split}_label_N"]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is damaged: {' '.join(str(error).split())[:200]}; {hint}") from None
+        arrays = read_arrays(path)
+    except InputError as error:
+        raise InputError(f"{path} is damaged: {error}; {hint}") from None
+    wanted: dict[str, tuple[type, tuple[int, ...]]] = {}
+    for part, count in (("train", SPEC.train), ("test", SPEC.test)):
+        wanted[f"{part}_pixels_NHWC"] = np.uint8, (count, SPEC.side, SPEC.side, 3)
+        wanted[f"{part}_label_N"] = np.int64, (count,)
+    if not {*wanted, "definition", "sha256"} <= arrays.keys():
+        raise InputError(f"{path} is damaged: it lacks arrays; {hint}")
+    if str(arrays["definition"]) != _definition():
+        raise InputError(f"{path} is of another definition of the synthetic set; {hint}")
+    if any((arrays[name].dtype, arrays[name].shape) != kind for name, kind in wanted.items()):
+        raise InputError(f"{path} is damaged: it holds arrays of another kind; {hint}")
+    if str(arrays["sha256"]) != _digest(arrays):
+        raise InputError(f"{path} is damaged: its content does not match its SHA-256; {hint}")
+    return arrays[f"{split}_pixels_NHWC"], arrays[f"{split}_label_N"]

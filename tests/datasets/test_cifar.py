@@ -149,3 +149,33 @@ def test_a_half_folder_beside_the_archive_is_not_replaced(tmp_path: Path) -> Non
     (folder / "data_batch_1").unlink()
     with pytest.raises(InputError, match="data_batch_1 does not exist"):
         load_cifar(layout, tmp_path / "root", "train")
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.int32, lambda v: np.array(v, np.int16)])
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_labels_that_are_numbers_of_numpy(layout: Layout, kind: Any, protocol: int, tmp_path: Path) -> None:
+    made = cifar_files.records(layout)
+    for record in made.values():
+        if layout.label_key in record:
+            record[layout.label_key] = [kind(label) for label in record[layout.label_key]]
+        else:
+            record[layout.names_key] = [np.str_(name) for name in record[layout.names_key]]
+    cifar_files.write(tmp_path, made, protocol)
+    found = DATASETS.get(layout.name)(root=tmp_path, split="test")
+    assert found.label_N.tolist() == expected(layout, made, "test")[1] and found.class_names[3] == "name3"
+
+
+def test_lists_of_lists_without_end(tmp_path: Path) -> None:
+    """A file of 400 bytes that lists 2^60 things."""
+    bomb: Any = [1]
+    for _ in range(60):
+        bomb = [bomb, bomb]
+    for key in ("labels", "label_names", "data"):
+        made = cifar_files.records(CIFAR10)
+        for record in made.values():
+            if key in record:
+                record[key] = bomb if key != "label_names" else [bomb] * 10
+        cifar_files.write(tmp_path / key, made)
+        with pytest.raises(InputError, match=r"labels|names|data"):
+            load_cifar(CIFAR10, tmp_path / key, "test")
