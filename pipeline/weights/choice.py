@@ -23,6 +23,7 @@ from pipeline.weights.sets import (
     tidied,
     without_wrappers,
 )
+from pipeline.weights.values import plain
 
 Part = Literal["student", "teacher"]
 Forms = Sequence[Collection[str]]
@@ -31,6 +32,7 @@ USUAL = (*FIRST, "model_state_dict", "model_state", "net", "network", "params", 
 AVERAGED, PLAIN = "ema", "plain"
 OWN_AVERAGES = ("updater", "ema")
 WHOLE = "the file itself"
+LARGEST = 50  # sets that a reason is looked for in
 
 
 class Wish(NamedTuple):
@@ -100,7 +102,7 @@ def _of_ours(raw: Any) -> list[Held]:
 
 
 def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    return {str(key): plain(value) for key, value in content.items() if isinstance(value, Tensor)}
 
 
 def _asked_for(sets: list[Held], weights: str | None) -> list[Held]:
@@ -155,7 +157,8 @@ def _note(file: Path, best: Held, sets: list[Held], held: list[Held], wish: Wish
         text += f", not {names} ({wish.key}={others[0].name or PLAIN} takes those)"
     # Averages of the parameters alone are no whole set: said, so that nobody thinks that they are used.
     places = [one.place for one in sets]
-    lacking = [one for one in held if one.averaged and not any(place[: one.entries] == one.place for place in places)]
+    large = sorted(held, key=lambda one: -len(one.state))[:LARGEST]
+    lacking = [one for one in large if one.averaged and not any(place[: one.entries] == one.place for place in places)]
     size = min(sum(not is_counter(name) for name in form) for form in forms)
     part = [one.name for one in lacking if 2 * nearest(one.state, forms)[1] >= size]
     if part:
@@ -166,12 +169,13 @@ def _note(file: Path, best: Held, sets: list[Held], held: list[Held], wish: Wish
 def _nearest_of(raw: Any, held: list[Held], wish: Wish, forms: Forms, file: Path) -> dict[str, Tensor]:
     """The state that comes nearest, for a refusal that says what differs, or for a reader without a network."""
     known = frozenset().union(*forms)
-    names = [nearest(one.state, forms)[1] if forms else 0 for one in held]
+    large = sorted(held, key=lambda one: -len(one.state))[:LARGEST]
+    names = [nearest(one.state, forms)[1] if forms else 0 for one in large]
     usual = sorted((one for one in held if _is_usual(one, raw)), key=_rank)
     if usual:
         best = usual[0]
     elif any(names):
-        best = held[names.index(max(names))]
+        best = large[names.index(max(names))]
     else:
         raise _nothing(raw, file)
     state = without_wrappers(tidied(best.state, known))

@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.contracts import InputError
 from pipeline.readings import Unreadable
 from pipeline.weights.allowed import ALLOWED
+from pipeline.weights.limits import Bomb, check_size, check_tar, check_zip, sober
 from pipeline.weights.sums import ENTRY, check_sum, parse_origin
 
 RUN_FILE = "student.safetensors"
@@ -51,6 +52,10 @@ def file_of(path: str | Path) -> Path:
 def read(file: Path) -> Any:
     """What a plain file holds: a dict of tensors (safetensors), or whatever was saved by torch. Raises InputError."""
     head = _head(file)
+    try:
+        check_size(file)
+    except (Bomb, OSError) as error:
+        raise refuse(file, str(error)) from None
     return _read_safetensors(file) if _is_safetensors(file, head) else _read_torch(file, head)
 
 
@@ -117,9 +122,13 @@ def _read_torch(file: Path, head: bytes, *, values: bool = True) -> Any:
     try:
         # torch.load does not look at the checksums that torch.save wrote: a flipped bit would become a weight.
         damaged = _damaged(file, values) if zipped else None
-        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED):
+        if not zipped:
+            check_tar(file)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(ALLOWED), sober():
             warnings.simplefilter("ignore")
             raw = torch.load(file, map_location="cpu", weights_only=True, mmap=not values)
+    except Bomb as error:
+        raise refuse(file, str(error)) from None
     except Exception as error:
         raise refuse(file, _why(error)) from None
     if damaged:
@@ -128,8 +137,9 @@ def _read_torch(file: Path, head: bytes, *, values: bool = True) -> Any:
 
 
 def _damaged(file: Path, values: bool) -> str | None:
-    """The first entry of the archive whose checksum does not fit."""
+    """The first entry of the archive whose checksum does not fit. Raises Bomb."""
     with zipfile.ZipFile(file) as archive:
+        check_zip(archive, file.stat().st_size)
         if values:
             return archive.testzip()
         for entry in archive.infolist():

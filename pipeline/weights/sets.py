@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.weights.fit import is_counter
-from pipeline.weights.values import oddity
+from pipeline.weights.values import oddity, plain
 
 # DataParallel, DDP and AveragedModel; torch.compile; FSDP; activation checkpointing. They stand at any depth.
 WRAPPERS = frozenset(("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
@@ -21,7 +21,7 @@ AVERAGED = frozenset(("ema", "swa", "avg", "averaged", "average", "shadow", "pol
 PREDICTOR = "predictor"  # in our student files: what a method adds to inference
 PARTS = frozenset(("student", "teacher"))
 DEPTH = 8  # containers in containers
-MOST = 2_000_000  # entries of a file that are looked at
+MOST = 500_000  # entries of a file that are looked at
 
 
 class Held(NamedTuple):
@@ -67,7 +67,7 @@ def held_in(raw: Any) -> list[Held]:
             looked_at += len(entries)
             if looked_at > MOST:
                 raise TooMuch
-            state = {str(key): value for key, value in entries if isinstance(value, Tensor)}
+            state = {str(key): plain(value) for key, value in entries if isinstance(value, Tensor)}
             if state and isinstance(content, Mapping):
                 found.append(Held(place, state, len(place)))
             below += [
@@ -84,8 +84,11 @@ def fitting(held: Iterable[Held], forms: Sequence[Collection[str]]) -> list[Held
     """
     known = frozenset().union(*forms)
     wanted = [frozenset(name for name in form if not is_counter(name)) for form in forms]
+    least = min(map(len, wanted))
     found = []
     for place, state, entries in held:
+        if len(state) < least:
+            continue
         state = tidied(state, known)
         prefixes = [
             prefix

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 KINDS = {**dict.fromkeys(FLOATS, "float"), **dict.fromkeys(INTEGERS, "integer"), torch.bool: "bool"}
+PLAIN = (Tensor, nn.Parameter)
 NOT_FINITE = "is not finite (NaN or infinite)"
 
 
 def oddity(value: Tensor) -> str:
     """Why `value` is no plain tensor in memory, '' when it is one: dense, on the CPU, of torch's own class."""
-    if type(value) not in (Tensor, nn.Parameter):
+    if type(value) not in PLAIN:
         return f"a {type(value).__name__}"
     if value.is_nested:
         return "nested"
@@ -26,8 +27,9 @@ def oddity(value: Tensor) -> str:
 
 
 def plain(value: Tensor) -> Tensor:
-    """`value` without gradients, hooks and attributes: a file may give those any name, `detach` too."""
-    return Tensor.detach(value)
+    """`value` without gradients, hooks and attributes: a file may give those any name, `detach` too. Tensors of other
+    classes than torch's own stay as they are."""
+    return Tensor.detach(value) if type(value) in PLAIN else value
 
 
 def unfit(state: Mapping[str, Tensor], expected: Mapping[str, Any]) -> str:
