@@ -7,26 +7,36 @@ locks do not reach other machines, two writers may compute the same part: its by
 
 import contextlib
 import fcntl
-import hashlib
-import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.contracts import InputError
+from data_prep.cache_arrays import (
+    BLOCK,
+    MEMBER,
+    DamagedPart,
+    allocate,
+    insert,
+    packed,
+    read_record,
+    seal,
+    telling,
+)
+from pipeline.contracts import InputError, NotWritten
 from pipeline.files import sync_folder, write_atomically, write_text
-from pipeline.teachers.cache_format import MANIFEST, Layout, Manifest, differences, file_name
+from pipeline.readings import Unreadable, read_object
+from pipeline.teachers.cache_format import MANIFEST, Layout, Manifest, differences, file_name, read_manifest
 
 Rows = dict[tuple[str, str], Tensor]  # float32 [M, width] by (stream, "logits" or "pooled")
 IDENTITY = "identity.json"
+HOST = os.uname().nodename
 
 
 class Part(NamedTuple):
@@ -75,33 +85,73 @@ class Work:
         """Whether the part is still to be computed."""
         return not (self.path(part).is_file() or self.joined(part.view).is_file() or self.complete)
 
-    def missing_bytes(self) -> int:
-        """What is still to be written, and one view twice while it is joined."""
+    def missing_bytes(self) -> tuple[int, int]:
+        """What is still to be written, and one view twice while it is joined: (data, the same with headers and blocks).
+
+        A view lies on the disk as parts first, then as arrays.
+        """
         views = sum(not self.joined(view).is_file() for view in range(self.layout.views))
-        return (views + min(views, 1)) * self.layout.bytes_per_view()
+        views, files, parts = views + min(views, 1), len(self.layout.files(0)), len(self.parts(0))
+        extra = files * (BLOCK + MEMBER) + parts * (BLOCK + (files + 1) * MEMBER) + 8 * self.layout.samples
+        return views * self.layout.bytes_per_view(), views * (self.layout.bytes_per_view() + extra)
 
     def start(self) -> bool:
         """Makes the folder, or joins those who write in it. False where the cache is complete.
 
-        Raises InputError: another cache is there or being written, the disk cannot hold it, the folder is not writable.
+        What a killed writer or a bad disk has damaged is removed, to be computed anew. Raises InputError: another cache
+        is there or being written, the disk cannot hold it, the folder is not writable.
         """
-        wanted = json.dumps({"identity": self.identity, "layout": self._layout()}, indent=1, sort_keys=True)
+        wanted = {"identity": self.identity, "layout": self._layout()}
+        if self.complete:
+            self._compare(json.loads(self._finished().text()), json.loads(json.dumps(wanted)))
+            return False
         try:
-            finished = self.folder / MANIFEST
-            if finished.is_file():
-                self._compare(json.loads(finished.read_text()), json.loads(wanted))
-                return False
             self.scratch.mkdir(parents=True, exist_ok=True)
-            claimed = self.scratch / IDENTITY
+            self._claim(json.dumps(wanted, indent=1, sort_keys=True))
+            for view in range(self.layout.views):
+                if self.joined(view).exists() and self._record(view) is None:
+                    print(f"note: view {view} is damaged and computed anew", flush=True)
+                    remove(self.joined(view))
+        except OSError as error:
+            raise InputError(f"cannot write a cache into {self.folder}: {error}") from None
+        free, (needed, room) = shutil.disk_usage(self.folder).free, self.missing_bytes()
+        if room > free:
+            with_blocks = "" if needed > free else f" ({room:,} with headers and blocks)"
+            raise InputError(
+                f"{self.folder}: {needed:,} bytes are to be written{with_blocks}, the disk has {free:,} left"
+            )
+        return True
+
+    def _finished(self) -> Manifest:
+        try:
+            return read_manifest(self.folder)
+        except InputError as error:
+            raise InputError(f"{error}; without {MANIFEST} it would be written anew") from None
+
+    def _claim(self, wanted: str) -> None:
+        """Says of what the parts are, or compares with what another writer said. Raises OSError, InputError."""
+        claimed = self.scratch / IDENTITY
+        for _ in range(2):
             if not claimed.is_file():
                 _publish_once(claimed, wanted)
-            self._compare(json.loads(claimed.read_text()), json.loads(wanted))
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"cannot write a cache into {self.folder}: {error}") from None
-        free, needed = shutil.disk_usage(self.folder).free, self.missing_bytes()
-        if needed > free:
-            raise InputError(f"{self.folder}: {needed:,} bytes are to be written, the disk has {free:,} left")
-        return True
+            with contextlib.suppress(Unreadable):
+                there = read_object(claimed)
+                if all(isinstance(there.get(name), dict) for name in ("identity", "layout")):
+                    self._compare(there, json.loads(wanted))
+                    return
+            print(f"note: {claimed} is damaged: the parts beside it are computed anew", flush=True)
+            for path in self.scratch.iterdir():
+                if path.suffix != ".lock":
+                    remove(path)
+        raise InputError(f"{claimed} cannot be written")
+
+    def _record(self, view: int) -> dict[str, dict[str, Any]] | None:
+        """Bytes and SHA-256 of a joined view's arrays; None where one of them, or the record, is not as it was."""
+        found = read_record(self.joined(view), set(self.layout.files(view)))
+        if found is None:
+            return None
+        sizes = {name: (self.folder / name).stat().st_size for name in found if (self.folder / name).is_file()}
+        return found if sizes == {name: entry["bytes"] for name, entry in found.items()} else None
 
     def _layout(self) -> dict[str, object]:
         return dict(json.loads(Manifest(layout=self.layout, identity={}, files={}).text())["layout"])
@@ -115,18 +165,21 @@ class Work:
     # ---- parts -------------------------------------------------------------------------------------------------------
 
     def write(self, part: Part, index_M: Tensor, rows: Rows) -> None:
-        """The outputs for the samples index_M, packed, as one file."""
+        """The outputs for the samples index_M, packed, as one file. Raises NotWritten."""
         arrays = {"index": index_M.numpy()}
         for stream, what, codec, _ in self.layout.arrays():
             for suffix, value in codec.pack(rows[stream, what]).items():
                 arrays[file_name(part.view, stream, what, suffix)] = value.numpy()
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, **arrays)
         try:
-            write_atomically(self.path(part), content.getvalue())
+            with telling(self.folder):
+                write_atomically(self.path(part), packed(arrays))
         except FileNotFoundError:
-            if not self.complete:  # by another writer, who did this part too
-                raise
+            self._gone()
+
+    def _gone(self) -> None:
+        """The scratch is not there: another writer has ended the work, which did this part too."""
+        if not self.complete:
+            raise NotWritten(f"{self.scratch} was removed while a cache was written in it")
 
     def done(self) -> int:
         """Parts of all views that are on the disk."""
@@ -140,22 +193,28 @@ class Work:
         return [part for part in self.parts(view) if self.waits(part)]
 
     def join(self, view: int) -> None:
-        """All parts of a view into its arrays; the parts are removed once the arrays are on the disk."""
+        """All parts of a view into its arrays; the parts are removed once the arrays are on the disk.
+
+        A damaged part is removed instead, and is left to be computed. Raises FileNotFoundError, NotWritten.
+        """
         if not self.joined(view).is_file():
             record = {}
             for name, (dtype, columns) in self.layout.files(view).items():
-                temporary = self.scratch / f"{name}.{os.getpid()}.tmp"
-                array = np.lib.format.open_memmap(
-                    temporary, mode="w+", dtype=dtype, shape=(self.layout.samples, columns)
-                )
-                with temporary.open("r+b") as handle:  # writing a map on a full disk would end the process by SIGBUS
-                    os.posix_fallocate(handle.fileno(), 0, os.fstat(handle.fileno()).st_size)
+                for left in self.scratch.glob(f"{name}.{HOST}.*.tmp"):  # of a writer that was killed: we have the lock
+                    left.unlink()
+                temporary = self.scratch / f"{name}.{HOST}.{os.getpid()}.tmp"
+                array = allocate(temporary, dtype, (self.layout.samples, columns))
                 for part in self.parts(view):
-                    with np.load(self.path(part), allow_pickle=False) as there:
-                        array[there["index"]] = there[name]
+                    try:
+                        insert(array, self.path(part), name)
+                    except DamagedPart as error:
+                        print(f"note: {self.path(part)} is damaged ({error}) and computed anew", flush=True)
+                        temporary.unlink()
+                        remove(self.path(part))
+                        return
                 array.flush()
                 del array
-                record[name] = _seal(temporary, self.folder / name)
+                record[name] = seal(temporary, self.folder / name)
             sync_folder(self.folder)
             write_text(self.joined(view), json.dumps(record, sort_keys=True))
         for part in self.parts(view):
@@ -163,12 +222,12 @@ class Work:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[bool]:
-        """Whether this process alone has `name` now."""
+        """Whether this process alone has `name` now. Raises NotWritten."""
         try:
-            handle = (self.scratch / f"{name}.lock").open("w")
+            with telling(self.folder):
+                handle = (self.scratch / f"{name}.lock").open("w")
         except FileNotFoundError:
-            if not self.complete:
-                raise
+            self._gone()
             yield False
             return
         with handle:
@@ -183,71 +242,35 @@ class Work:
         """Writes the manifest and removes what is left of the work. Any writer may; all write the same."""
         if self.complete:
             return
-        files: dict[str, dict[str, object]] = {}
+        files: dict[str, dict[str, Any]] = {}
         for view in range(self.layout.views):
-            files |= json.loads(self.joined(view).read_text())
-        write_text(self.folder / MANIFEST, Manifest(layout=self.layout, identity=self.identity, files=files).text())
+            record = self._record(view)
+            if record is None:
+                raise NotWritten(f"{self.joined(view)} was damaged meanwhile: started again, its view is written anew")
+            files |= record
+        with telling(self.folder):
+            write_text(self.folder / MANIFEST, Manifest(layout=self.layout, identity=self.identity, files=files).text())
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """A file, or whatever stands in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _publish_once(path: Path, text: str) -> None:
     """`text` at `path`, unless another writer was first."""
-    temporary = path.with_name(f".{path.name}.{os.uname().nodename}.{os.getpid()}")
-    temporary.write_text(text)
+    temporary = path.with_name(f".{path.name}.{HOST}.{os.getpid()}")
+    with temporary.open("w") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())  # or a power cut leaves the name without its content
     with contextlib.suppress(FileExistsError):
         os.link(temporary, path)
     temporary.unlink()
-
-
-def _seal(temporary: Path, target: Path) -> dict[str, object]:
-    """Flushes a finished file to the disk and gives it its name: size and SHA-256 of it."""
-    with temporary.open("rb") as handle:
-        os.fsync(handle.fileno())
-        digest = hashlib.file_digest(handle, "sha256").hexdigest()
-    temporary.replace(target)
-    return {"bytes": target.stat().st_size, "sha256": digest}
-
-
-def shares(work: Work, rank: int, ranks: int) -> Iterator[Part]:
-    """Parts still to be done, those of this rank first, then what others have not begun; none twice at a time.
-
-    A part is yielded under its lock: the caller writes it before it asks for the next.
-    """
-    for turn in range(ranks):
-        mine = (rank + turn) % ranks
-        for view in range(work.layout.views):
-            parts = work.parts(view)
-            a, b = mine * len(parts) // ranks, (mine + 1) * len(parts) // ranks
-            for part in parts[a:b]:
-                if not work.waits(part):
-                    continue
-                with work.lock(work.path(part).stem) as alone:
-                    if alone and work.waits(part):
-                        yield part
-            _join_if_whole(work, view)
-
-
-def _join_if_whole(work: Work, view: int) -> None:
-    if work.left(view) or work.complete:
-        return
-    with work.lock(f"join-{view:05d}") as alone:
-        if not alone or work.left(view):
-            return
-        try:
-            work.join(view)
-        except FileNotFoundError:
-            if not work.complete:  # by another writer, just now
-                raise
-
-
-def settle(work: Work, wait: Callable[[], None]) -> bool:
-    """Joins views whose parts are all there. True when every view is joined; calls `wait` where others still work."""
-    for view in range(work.layout.views):
-        _join_if_whole(work, view)
-    done = work.complete or all(work.joined(view).is_file() for view in range(work.layout.views))
-    if not done:
-        wait()
-    return done
 
 
 def packable(values: dict[tuple[str, str], list[Tensor]]) -> Rows:

@@ -26,7 +26,9 @@ import yaml
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from data_prep.cache_parts import Part, Work, packable, settle, shares
+from data_prep.cache_arrays import telling
+from data_prep.cache_parts import Part, Work, packable
+from data_prep.cache_shares import settle, shares
 from pipeline.assemble import ALIASES, NAMES, build_student, image_set, loader_maker, make_plan, split_off
 from pipeline.cache_identity import identity_of
 from pipeline.config import TrainConfig, compose, describe
@@ -250,7 +252,8 @@ def finish(work: Work, config: CacheTeacherConfig) -> None:
     """Writes how the cache was made (for verify_cache.py) and, last, the manifest that makes it one."""
     how = config.model_dump(mode="json", exclude={"run", "log", "seeds", "select_on"})
     how["cache"].pop("out")
-    write_text(work.folder / MADE, yaml.safe_dump(how, sort_keys=True))
+    with telling(work.folder):
+        write_text(work.folder / MADE, yaml.safe_dump(how, sort_keys=True))
     work.finish()
 
 

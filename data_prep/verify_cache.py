@@ -7,6 +7,8 @@ divergence at T = 1 and 4, and the agreement of the largest class, by stream; ex
 what the type of the records allows. Other keys override those of its making (data.root=, teacher.checkpoint=).
 """
 
+import os
+import re
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -63,8 +65,10 @@ def sample(source: Source, reader: CacheReader, records: int, seed: int) -> dict
             source.loader.set_epoch(view, step)
             batch = next(iter(source.loader))
             for (stream, kind), live in outputs(source, batch, bool(layout.pooled)):
-                shown = batch.showing(stream) if stream else batch
-                pairs[stream, kind].append(torch.stack([reader(shown)[kind], live])[:, :left])
+                found = reader(batch.showing(stream) if stream else batch)[kind]
+                if found.shape != live.shape:
+                    raise InputError(f"{reader.folder}: {kind} have {found.shape[1]} columns, not {live.shape[1]}")
+                pairs[stream, kind].append(torch.stack([found, live])[:, :left])
             left -= min(left, len(batch.label_B))
     return pairs
 
@@ -72,10 +76,13 @@ def sample(source: Source, reader: CacheReader, records: int, seed: int) -> dict
 def report(manifest: Manifest, pairs: dict[tuple[str, str], list[Tensor]]) -> bool:
     """Prints a line for each array. True when all are within their bounds."""
     fine = True
-    amp = manifest.identity["precision"]["amp"]
     for stream, kind, codec, _ in manifest.layout.arrays():
+        if (stream, kind) not in pairs:
+            raise InputError(
+                f"the teacher shows no view called {stream!r}: give the method that the cache was made for"
+            )
         found_BK, wanted_BK = torch.cat(pairs[stream, kind], dim=1)
-        gap, share = errors(found_BK, wanted_BK, codec, amp)
+        gap, share = errors(found_BK, wanted_BK, codec, manifest.amp)
         text = f"{stream or 'ordinary'} {kind}: {len(found_BK)} records, max |dz| {gap:.3g} ({share:.3g} of the bound)"
         if kind == "logits":
             agree = (found_BK.argmax(1) == wanted_BK.argmax(1)).double().mean().item()
@@ -96,8 +103,8 @@ def split_words(argv: list[str]) -> tuple[Path, dict[str, int], list[str]]:
         name, _, value = word.partition("=")
         if name not in own:
             rest.append(word)
-        elif not value.isdigit():
-            raise InputError(f"{name}={value!r} is no number")
+        elif not re.fullmatch("[0-9]{1,9}", value) or (name == "records" and not int(value)):
+            raise InputError(f"{name}={value!r} is no number that makes sense here")
         else:
             own[name] = int(value)
     return Path(argv[0]), own, rest
@@ -106,7 +113,7 @@ def split_words(argv: list[str]) -> tuple[Path, dict[str, int], list[str]]:
 def main(argv: list[str]) -> None:
     """The command line."""
     folder, own, rest = split_words(argv)
-    if not (folder / MADE).is_file():
+    if not os.path.isfile(folder / MADE):  # noqa: PTH113 - Path.is_file raises for names that are too long
         raise InputError(f"{folder} holds no {MADE}: it is no finished teacher cache")
     words = [f"config={folder / MADE}", f"cache.out={folder}", *rest]
     config = read_config(words)
@@ -115,6 +122,8 @@ def main(argv: list[str]) -> None:
         for name in reader.manifest.files:
             check_sum(folder, reader.manifest, name)
         source = open_source(config, world)
+        if reader.layout.samples != len(source.images):
+            raise InputError(f"{folder} is of {reader.layout.samples} images, the data set has {len(source.images)}")
         for line in differences(reader.manifest.identity, identity(config, source)):
             print(f"warning: {line}")
         if not report(reader.manifest, sample(source, reader, own["records"], own["seed"])):

@@ -82,8 +82,8 @@ def parse_json(text: str | bytes, source: str, *, finite: bool = True) -> Any:
         _refuse(source, "not UTF-8 text")
     except RecursionError:
         _refuse(source, "nested too deeply")
-    except ValueError:
-        _refuse(source, "no JSON")
+    except ValueError as error:
+        _refuse(source, f"JSONDecodeError: {error}")
     if text.count("[") + text.count("{") > DEPTH or "\\u" in text:
         _check(found, source)
     return found

@@ -13,10 +13,10 @@ from pipeline.readings import DEPTH, Unreadable, json_lines, parse_json, read_by
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "no JSON"),
-        ("{", "no JSON"),
-        ("{} {}", "no JSON"),
-        ('{"a": 1,}', "no JSON"),
+        ("", "JSONDecodeError: "),
+        ("{", "JSONDecodeError: "),
+        ("{} {}", "JSONDecodeError: "),
+        ('{"a": 1,}', "JSONDecodeError: "),
         ("[" * 100_000, "nested too deeply"),
         ("[" * 500 + "]" * 500, "nested too deeply"),
         ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested too deeply"),
@@ -34,7 +34,7 @@ from pipeline.readings import DEPTH, Unreadable, json_lines, parse_json, read_by
 def test_damaged_json_is_one_line(text: str | bytes, reason: str) -> None:
     with pytest.raises(Unreadable) as refused:
         parse_json(text, "x.json")
-    assert str(refused.value) == f"x.json is damaged: {reason}"
+    assert str(refused.value).startswith(f"x.json is damaged: {reason}") and "\n" not in str(refused.value)
 
 
 def test_what_is_whole_is_read() -> None:

@@ -5,8 +5,11 @@ docs/teacher_cache.md tells it byte by byte. Files of others are data: JSON, and
 
 import hashlib
 import json
+import os
+import re
+import stat
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.contracts import InputError
-from pipeline.teachers.codecs import POOLED, Codec, codec_of
+from pipeline.readings import Unreadable, read_object
+from pipeline.teachers.codecs import NOISE, POOLED, Codec, codec_of
 
 FORMAT, VERSION = "stillhouse-teacher-cache", 1
 MANIFEST = "manifest.json"
 KINDS = ("logits", "pooled")
+HEADER = 4096  # bytes that the head of an array may take; NumPy writes 128
+STREAM = r"[A-Za-z0-9_-]{1,64}"  # names of further views
 CHUNK = 256  # samples that go through the teacher together, where views are not mixed within a batch
 
 
@@ -81,6 +87,11 @@ class Manifest:
     identity: Mapping[str, Any]
     files: Mapping[str, Mapping[str, Any]]
 
+    @property
+    def amp(self) -> str:
+        """Autocast of the teacher."""
+        return str(self.identity.get("precision", {}).get("amp", "off"))
+
     def text(self) -> str:
         """As written: the same for equal caches."""
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -88,49 +99,123 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises InputError: no cache there, an unfinished one, one of another version, a damaged manifest."""
+    """Raises InputError: no cache there, an unfinished one, one of another version, a damaged manifest.
+
+    It is somebody else's: nothing in it is believed before it has its type, and no name leads anywhere but to the files
+    that a cache of its layout has.
+    """
     path = folder / MANIFEST
-    if not path.is_file():
-        state = "is not finished: run cache_teacher.py again" if (folder / ".parts").is_dir() else "holds no cache"
+    if not os.path.isfile(path):  # noqa: PTH113 - Path.is_file raises for names that are too long
+        unfinished = os.path.isdir(folder / ".parts")  # noqa: PTH112
+        state = "is not finished: run cache_teacher.py again" if unfinished else "holds no cache"
         raise InputError(f"teacher.cache={folder} {state} (no {MANIFEST})")
     try:
-        content = json.loads(path.read_text())
-        if content["format"] != FORMAT or content["version"] != VERSION:
-            raise InputError(f"{path} is a {content['format']} of version {content['version']}, not {FORMAT} {VERSION}")
-        layout = Layout(**{**content["layout"], "streams": tuple(content["layout"]["streams"])})
-        identity = dict(content["identity"])
-        if "precision" in identity:  # manifests say it since teachers are folded
-            identity["precision"] = {"fold": False} | identity["precision"]
-        manifest = Manifest(layout=layout, identity=identity, files=dict(content["files"]))
+        content = read_object(path)
+    except Unreadable as error:
+        raise InputError(str(error)) from None
+    written = content.get("format"), content.get("version")
+    if written != (FORMAT, VERSION):
+        raise InputError(f"{path} is a {_short(written[0])} of version {_short(written[1])}, not {FORMAT} {VERSION}")
+    try:
+        layout = _layout(content.get("layout"))
+        files = _files(content.get("files"), layout)
+        return Manifest(layout=layout, identity=_identity(content.get("identity")), files=files)
+    except (InputError, _Wrong) as error:  # InputError: of a codec
+        raise InputError(f"{path} is damaged: {error}") from None
+
+
+class _Wrong(Exception):
+    """What is wrong in a manifest."""
+
+
+def _layout(found: Any) -> Layout:
+    if not isinstance(found, dict) or not {"samples", "classes", "pooled", "views", "dtype"} <= found.keys():
+        raise _Wrong("layout is not what a cache has")
+    known = {field.name for field in fields(Layout)}
+    for name, value in found.items():
+        least = 0 if name in ("pooled", "k") else 1
+        if name == "streams":
+            plain = isinstance(value, list) and all(isinstance(s, str) and re.fullmatch(STREAM, s) for s in value)
+            fine = plain and len(set(value)) == len(value)
+        elif name == "dtype":
+            fine = isinstance(value, str)
+        else:
+            fine = name in known and type(value) is int and value >= least
+        if not fine:
+            raise _Wrong(f"layout.{_short(name)} is {_short(value)}")
+    layout = Layout(**{**found, "streams": tuple(found.get("streams", ()))})
+    layout.files(0)  # refuses unknown types, and numbers of classes to keep that make no sense
+    return layout
+
+
+def _identity(found: Any) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        raise _Wrong("identity is no mapping")
+    identity = dict(found)
+    for name in ("teacher", "dataset", "streams", "precision"):
+        if not isinstance(identity.get(name, {}), dict):
+            raise _Wrong(f"identity.{name} is {_short(identity[name])}")
+    if "precision" in identity:  # manifests say it since teachers are folded
+        identity["precision"] = {"fold": False} | identity["precision"]
+    amp = identity.get("precision", {}).get("amp", "off")
+    if not (isinstance(amp, str) and amp in NOISE):
+        raise _Wrong(f"identity.precision.amp is {_short(amp)}")
+    return identity
+
+
+def _files(found: Any, layout: Layout) -> dict[str, dict[str, Any]]:
+    """Bytes and SHA-256 of exactly the files of the layout."""
+    if not isinstance(found, dict):
+        raise _Wrong("files is no mapping")
+    # A name at a time: a manifest may speak of any number of views.
+    count = 0
+    for view in range(layout.views):
+        for name in layout.files(view):
+            if name not in found:
+                raise _Wrong(f"it lists no {name}")
+            entry = found[name] if isinstance(found[name], dict) else {}
+            if type(entry.get("bytes")) is not int or not isinstance(entry.get("sha256"), str):
+                raise _Wrong(f"files.{name} is {_short(found[name])}")
+            count += 1
+    if len(found) > count:
         expected = {name for view in range(layout.views) for name in layout.files(view)}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} is damaged: {type(error).__name__}: {error}") from None
-    unlisted = sorted(expected - manifest.files.keys())
-    if unlisted:
-        raise InputError(f"{path} is damaged: it lists no {unlisted[0]}")
-    return manifest
+        raise _Wrong(f"it lists {_short(min(found.keys() - expected))}, which is no file of such a cache")
+    return found
 
 
 def check_sizes(folder: Path, manifest: Manifest) -> None:
-    """Raises InputError for a file that is missing or has not its size."""
-    for name, entry in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise InputError(f"teacher cache {folder}: {name} is missing")
-        if path.stat().st_size != entry["bytes"]:
-            raise InputError(
-                f"teacher cache {folder}: {name} has {path.stat().st_size} bytes, {entry['bytes']} were written"
-            )
+    """Raises InputError for a file that is missing, leads out of the folder, or is not as large as was written."""
+    layout, place = manifest.layout, folder.resolve()
+    shapes = {name: shape for view in range(layout.views) for name, shape in layout.files(view).items()}
+    for name, (dtype, columns) in shapes.items():
+        path, size, data = folder / name, manifest.files[name]["bytes"], dtype.itemsize * columns * layout.samples
+        try:
+            found = path.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                found = path.stat()
+                if not path.resolve().is_relative_to(place):
+                    raise InputError(f"teacher cache {folder}: {name} is a link that leads out of it")
+        except OSError:
+            raise InputError(f"teacher cache {folder}: {name} is missing") from None
+        if not stat.S_ISREG(found.st_mode):
+            raise InputError(f"teacher cache {folder}: {name} is no plain file")
+        if found.st_size != size:
+            raise InputError(f"teacher cache {folder}: {name} has {found.st_size} bytes, {size} were written")
+        if not data < size <= data + HEADER:
+            raise InputError(f"teacher cache {folder}: {name} has {size} bytes, its layout asks for {data}")
 
 
 def check_sum(folder: Path, manifest: Manifest, name: str) -> None:
     """Reads the whole file, which brings it into the page cache. Raises InputError when a bit of it has changed."""
-    with (folder / name).open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    try:
+        with (folder / name).open("rb") as handle:
+            found = hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"teacher cache {folder}: {name} cannot be read: {error.strerror}") from None
     if found != manifest.files[name]["sha256"]:
         raise InputError(
             f"teacher cache {folder}: {name} is damaged: SHA-256 {found[:12]}..., written was "
-            f"{manifest.files[name]['sha256'][:12]}..."
+            f"{_short(manifest.files[name]['sha256'][:12])}..."
         )
 
 
@@ -138,11 +223,16 @@ def open_array(folder: Path, manifest: Manifest, name: str, dtype: np.dtype[Any]
     """The array, memory-mapped. Raises InputError when it is no array of the shape that the manifest says."""
     wanted = (manifest.layout.samples, columns)
     try:
-        array: NDArray[Any] = np.load(folder / name, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"teacher cache {folder}: {name} cannot be read: {error}") from None
+        array = np.load(folder / name, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy raises nearly anything on damaged headers
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"teacher cache {folder}: {name} cannot be read: {reason}") from None
+    if not isinstance(array, np.ndarray):  # an archive of several
+        raise InputError(f"teacher cache {folder}: {name} is no array")
     if array.shape != wanted or array.dtype != dtype:
         raise InputError(f"teacher cache {folder}: {name} is {array.dtype} {array.shape}, not {dtype} {wanted}")
+    if name.endswith(".index.npy") and not (array.min() >= 0 and array.max() < manifest.layout.classes):
+        raise InputError(f"teacher cache {folder}: {name} is damaged: it names classes that there are not")
     return array
 
 
@@ -152,12 +242,17 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
     for name in sorted({*there, *here}):
         a, b = there.get(name), here.get(name)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{name}.")
+            found += differences(a, b, f"{prefix}{_printable(name)}.")
         elif a != b:
-            found.append(f"{prefix}{name} is {_short(a)} there, {_short(b)} here")
+            found.append(f"{prefix}{_printable(name)} is {_short(a)} there, {_short(b)} here")
     return found
 
 
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
 def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    """One line of at most 40 characters."""
+    text = _printable(value if isinstance(value, str) else json.dumps(value))
     return text if len(text) <= 40 else f"{text[:16]}..."

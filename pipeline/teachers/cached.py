@@ -72,9 +72,12 @@ class CachedTeacher:
         """Raises InputError that names both sides unless the records are of what this run shows and asks."""
         there = dict(self.reader.manifest.identity)
         if "weights" not in identity["teacher"]:
-            there["teacher"] = {name: value for name, value in there["teacher"].items() if name != "weights"}
-        there["streams"] = {name: there["streams"].get(name) for name in identity["streams"]}
+            there["teacher"] = {n: value for n, value in there.get("teacher", {}).items() if n != "weights"}
+        there["streams"] = {name: there.get("streams", {}).get(name) for name in identity["streams"]}
         found = differences(there, identity)
+        layout, samples = self.reader.layout, identity["dataset"]["samples"]
+        if layout.samples != samples:
+            found.append(f"layout.samples is {layout.samples} there, {samples} here")
         self.reader.streams = ("", *identity["streams"])
         self._unchecked &= set(self.reader.streams)
         if found:
@@ -103,7 +106,12 @@ class CachedTeacher:
             if stream != batch.stream:
                 continue
             found_BK, wanted_BK = (getattr(o, f"{what}_B{'K' if what == 'logits' else 'D'}") for o in (output, live))
-            gap, share = errors(found_BK, wanted_BK, codec, self.reader.manifest.identity["precision"]["amp"])
+            if found_BK.shape != wanted_BK.shape:
+                raise InputError(
+                    f"teacher cache {self.reader.folder}: {what} have {found_BK.shape[1]} columns, the live teacher's "
+                    f"{wanted_BK.shape[1]}"
+                )
+            gap, share = errors(found_BK, wanted_BK, codec, self.reader.manifest.amp)
             if not share <= 1:
                 raise InputError(
                     f"teacher cache {self.reader.folder}: {what} of view {batch.view}{f' {stream}' if stream else ''} "
