@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.contracts import NotWritten
+from pipeline.contracts import unwritten
 from pipeline.readings import Unreadable, read_object
 
 Mapped = np.memmap[Any, np.dtype[Any]]
@@ -26,15 +26,14 @@ class DamagedPart(Exception):
 
 @contextlib.contextmanager
 def telling(folder: Path) -> Iterator[None]:
-    """Turns an error of the system into NotWritten; a missing folder is left to the caller."""
+    """Turns an error of the system into one line (NotWritten, InputError); a missing folder is left to the caller."""
     try:
         yield
     except FileNotFoundError:
         raise
     except OSError as error:
-        text = f"cannot write {error.filename or folder}: {error.strerror or error}"
         room = " (started again when there is room, it goes on)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise NotWritten(text + room) from None
+        raise unwritten(f"cannot write {error.filename or folder}{room}", error) from None
 
 
 def packed(arrays: Mapping[str, NDArray[Any]]) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
+from launch.outside import forget_lines
 from pipeline.config import ConfigError, layer_file
 from pipeline.config.base import Section, Text, key
 from pipeline.config.keys import merge
@@ -15,6 +16,7 @@ from pipeline.contracts import InputError
 STARTUP_S = 60  # Python, torch and the data set are there before a signal may come; Slurm sends it up to 60 s early
 PLAIN = re.compile(r"[\w.,+@:/-]*")
 SIZE = re.compile(r"\d+[KMGT]?")
+KEYS = ("partition", "account", "qos", "constraint", "exclude", "comment", "mem")  # that sbatch knows by these names
 OWN = ("cluster=", "cluster.", "follow=", "entry=", "submit.")
 
 
@@ -89,6 +91,11 @@ class ClusterConfig(Section):
         return self
 
     @property
+    def given(self) -> tuple[str, ...]:
+        """Keys that the batch script says."""
+        return tuple(name for name in KEYS if getattr(self, name) is not None)
+
+    @property
     def tasks(self) -> int:
         """Processes on each machine."""
         return self.tasks_per_node or max(1, self.gpus_per_node or 0)
@@ -123,21 +130,25 @@ def visible_gpus() -> tuple[int, ...]:
 
 
 def submitit_parameters(
-    cluster: ClusterConfig, name: str, teardown: Sequence[str] = (), after: Sequence[str] = ()
+    cluster: ClusterConfig,
+    name: str,
+    teardown: Sequence[str] = (),
+    after: Sequence[str] = (),
+    array: bool = False,
 ) -> dict[str, Any]:
     """Parameters of submitit's AutoExecutor. name: the job's; teardown: shell lines after the run (Slurm).
 
-    after: Slurm's jobs, or tasks of arrays, that must end well first; where one does not, Slurm cancels this one.
+    array: it is one of several; after: Slurm's jobs, or tasks of arrays, that must end well first; where one does not,
+    Slurm cancels this one.
     """
     common: dict[str, Any] = {"name": re.sub(r"[^\w.+/-]", "_", name), "timeout_min": cluster.time}
     common |= {"tasks_per_node": cluster.tasks, "stderr_to_stdout": True}
     if cluster.name != "slurm":
         return common | local_parameters(cluster)
-    keys = ("partition", "account", "qos", "constraint", "exclude", "comment", "mem")
-    slurm: dict[str, Any] = {f"slurm_{k}": getattr(cluster, k) for k in keys}
+    slurm: dict[str, Any] = {f"slurm_{k}": getattr(cluster, k) for k in KEYS}
     slurm |= {
         "slurm_signal_delay_s": cluster.signal_delay,
-        "slurm_setup": list(cluster.setup) or None,
+        "slurm_setup": [*forget_lines(array, cluster.mem is not None), *cluster.setup] or None,
         "slurm_teardown": list(teardown) or None,
         "slurm_array_parallelism": cluster.parallel or 256,
         # A rank that dies takes the others with it: they would wait for it until the time limit.

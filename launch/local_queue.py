@@ -10,6 +10,7 @@ import submitit
 
 from launch import watch
 from launch.job import Job
+from launch.outside import outside
 from launch.records import write_ended
 from launch.submissions import Submission
 
@@ -69,7 +70,8 @@ class Sent:
 
     def start(self) -> None:
         """Hands it to submitit."""
-        self.job = self.executor.submit(self.what)
+        with outside():
+            self.job = self.executor.submit(self.what)
         self.record.started({run.index: str(self.job.job_id) for run in self.what.runs})
 
     def give_up(self, reason: str) -> None:

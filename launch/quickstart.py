@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
+from launch.outside import cleaned
 from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.engine.summary import spread
@@ -59,7 +60,7 @@ def train(config: QuickstartConfig, kind: str, seed: int, *words: str) -> Summar
         f"run.dir={config.out}",
         f"run.name={name}",
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = cleaned() | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "runtime.device=cpu", "runtime.threads=1", "log.tensorboard=false", *words],
         env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,

@@ -6,7 +6,6 @@ One teacher for all seeds, unless teacher.checkpoint= is given. Keys of train.py
 the method apart, for the teacher. Called again, it goes on: finished runs are kept.
 """
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 
 from pydantic import Field
 
+from launch.outside import cleaned
 from launch.published import Figure, cell, pair_networks, read_published
 from launch.table import make_report
 from launch.table_formats import markdown, spread_text
@@ -95,7 +95,7 @@ def check(runs: list[list[str]]) -> None:
 def train(words: list[str]) -> None:
     """One run in a process of its own, its lines on this terminal. Raises Failed."""
     print(f"\ntrain.py {' '.join(words)}", flush=True)
-    done = subprocess.run([sys.executable, str(TRAIN), *words], stdin=subprocess.DEVNULL, env=os.environ)
+    done = subprocess.run([sys.executable, str(TRAIN), *words], stdin=subprocess.DEVNULL, env=cleaned())
     if done.returncode != 0:
         raise Failed(f"the run ended with exit code {done.returncode}; the same command goes on where it stopped")
 

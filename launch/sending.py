@@ -20,6 +20,7 @@ from launch.cluster import ClusterConfig, submitit_parameters, visible_gpus
 from launch.entries import ENTRIES
 from launch.job import Job, Run
 from launch.local_queue import LOST, QUEUE, Awaited, Record, Sent
+from launch.outside import outside
 from launch.processes import this_process
 from launch.records import IDLE
 from launch.submissions import Row, Submission
@@ -70,7 +71,9 @@ def retry_lines(folder: Path, retries: int) -> list[str]:
     ]
 
 
-def make_executor(cluster: ClusterConfig, folder: Path, name: str, after: Sequence[str] = ()) -> submitit.AutoExecutor:
+def make_executor(
+    cluster: ClusterConfig, folder: Path, name: str, after: Sequence[str] = (), array: bool = False
+) -> submitit.AutoExecutor:
     """submitit's executor with the cluster's parameters. Raises InputError where there is no Slurm."""
     if cluster.name == "slurm" and SlurmExecutor.affinity() <= 0:
         raise InputError("cluster=slurm, but there is no srun on this machine; cluster=local runs without Slurm")
@@ -78,7 +81,8 @@ def make_executor(cluster: ClusterConfig, folder: Path, name: str, after: Sequen
         raise InputError(f"Slurm's controller does not answer ({' '.join(told.stderr.split())}): nothing was submitted")
     known = {} if cluster.name == "debug" else {f"{cluster.name}_python": python_command(folder / "code")}
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster.name, **known)
-    executor.update_parameters(**submitit_parameters(cluster, name, retry_lines(folder, cluster.retries), after))
+    teardown = retry_lines(folder, cluster.retries)
+    executor.update_parameters(**submitit_parameters(cluster, name, teardown, after, array=array))
     if cluster.name == "local" and executor.parameters.get("gpus_per_node"):
         executor.parameters["visible_gpus"] = visible_gpus()  # numbers of the caller's CUDA_VISIBLE_DEVICES
     return executor
@@ -119,7 +123,8 @@ def submit_runs(
     fresh = not folder.exists() or not any(folder.iterdir())
     runs = [make_run(entry, i, words, folder) for i, words in enumerate(commands)]
     groups = [tuple(runs[i : i + cluster.pack]) for i in range(0, len(runs), cluster.pack)]
-    executor = make_executor(cluster, folder, job_name(folder, entry), slurm_ids(after) if is_slurm(cluster) else ())
+    waits_for = slurm_ids(after) if is_slurm(cluster) else ()
+    executor = make_executor(cluster, folder, job_name(folder, entry), waits_for, array=len(groups) > 1)
     snapshot.take(folder / "code")
     record = Record(folder, describe(cluster, entry, groups, after))
     jobs = [Job(entry=entry, runs=group, retries=cluster.retries) for group in groups]
@@ -127,7 +132,8 @@ def submit_runs(
         Sent(job, folder, cluster.ranks, record, executor, limit=cluster.parallel or 1, after=after) for job in jobs
     ]
     try:
-        start(cluster, sent)
+        with outside(cluster.given, devices=is_slurm(cluster)):
+            start(cluster, sent)
     except (FailedJobError, OSError, RuntimeError) as error:
         if fresh:
             shutil.rmtree(folder)  # nothing was submitted

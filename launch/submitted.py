@@ -8,6 +8,7 @@ from pathlib import Path
 from launch import watch
 from launch.job import Run
 from launch.local_queue import LOST, QUEUE, Sent
+from launch.outside import outside
 from launch.records import read_ended, write_ended
 from launch.submissions import Recorded, recorded, states
 
@@ -95,7 +96,8 @@ class Submitted:
         if self.sent.job is None:
             self.sent.start()
         try:
-            self.sent.job.results()
+            with outside():
+                self.sent.job.results()
         except SystemExit as ended:
             if read_ended(self.folder, self.run.index) is None:
                 write_ended(self.folder, self.run.index, "failed", f"exit code {ended.code}")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from launch.outside import cleaned
+
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SUSPENDED", "CONFIGURING"}
 RUNNING = {"RUNNING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
 OVER = {"pending": False, "running": False, "unknown": False}  # every other state is an end
@@ -39,7 +41,7 @@ class Seen:
 def call(*command: str) -> subprocess.CompletedProcess[str]:
     """A command of Slurm, bounded in time."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20)
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, env=cleaned())
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 1, "", "no answer within 20 s")
 
