@@ -202,7 +202,7 @@ def test_containers_in_themselves_and_in_each_other(tmp_path: Path) -> None:
         doubled = {"a": doubled, "b": doubled}
     ring: dict[str, object] = {"x": torch.ones(1)}
     ring["model"] = ring
-    for content in (doubled, ring, {"a": [[[ring] * 50] * 50] * 50}):
+    for content in (doubled, ring, {"a": [[ring] * 50] * 50}, {"a": [[[ring] * 500] * 500]}):
         torch.save(content, tmp_path / "f")
         with pytest.raises(InputError, match=r"holds no|holds more entries|another architecture"):
             load_weights(tmp_path / "f", expected=network())

@@ -21,7 +21,8 @@ AVERAGED = frozenset(("ema", "swa", "avg", "averaged", "average", "shadow", "pol
 PREDICTOR = "predictor"  # in our student files: what a method adds to inference
 PARTS = frozenset(("student", "teacher"))
 DEPTH = 8  # containers in containers
-MOST = 500_000  # entries of a file that are looked at
+MOST = 10_000_000  # entries of a file that are looked at: a history of each step's loss has a million
+MOST_CONTAINERS = 200_000  # optimisers have one for each parameter
 
 
 class Held(NamedTuple):
@@ -65,7 +66,7 @@ def held_in(raw: Any) -> list[Held]:
         for place, content in level:
             entries = list(content.items() if isinstance(content, Mapping) else enumerate(content))
             looked_at += len(entries)
-            if looked_at > MOST:
+            if looked_at > MOST or len(below) > MOST_CONTAINERS:
                 raise TooMuch
             state = {str(key): plain(value) for key, value in entries if isinstance(value, Tensor)}
             if state and isinstance(content, Mapping):
