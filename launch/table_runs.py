@@ -120,10 +120,10 @@ def read_run(folder: Path) -> Run:
     try:
         content = files.read_summary()
         summary = None if content is None else validate(Summary, content)
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError, TypeError) as error:
-        raise InputError(f"cannot read {files.summary}: {' '.join(str(error).split())}") from None
     except ConfigError as error:
         raise InputError(f"{files.summary} is not the summary of a run: {error.problems[0]}") from None
+    except (ValueError, OSError, TypeError) as error:
+        raise InputError(f"cannot read {files.summary}: {' '.join(str(error).split())}") from None
     if summary is not None and config.run.limit_steps is None and summary.epochs < config.optim.epochs:
         summary = None  # config.yaml asks for more epochs by now
     return Run(folder, config, summary, "done" if summary else _progress(files, config.optim.epochs))

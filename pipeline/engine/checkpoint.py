@@ -8,9 +8,7 @@ import contextlib
 import hashlib
 import io
 import os
-import pickle
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +36,19 @@ def seal(state: State) -> bytes:
     return body + PREFIX + hashlib.sha256(body).hexdigest().encode()
 
 
-def unseal(path: Path) -> State:
-    """The state in a checkpoint file. Raises DamagedCheckpoint, OSError."""
+def unseal(path: Path) -> Any:
+    """The state in a checkpoint file, unless it was made by others: see fits.py. Raises DamagedCheckpoint, OSError."""
+    if path.exists() and not path.is_file():
+        raise DamagedCheckpoint(f"{path} is no plain file")
     content = path.read_bytes()
     body, comment = content[:-COMMENT_SIZE], content[-COMMENT_SIZE:]
     if comment != PREFIX + hashlib.sha256(body).hexdigest().encode():
         raise DamagedCheckpoint(f"{path} is damaged (its checksum does not fit its content)")
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise DamagedCheckpoint(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
-    assert isinstance(state, dict)
-    return state
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # the sum fits: whoever made it can have put in anything
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DamagedCheckpoint(f"{path} cannot be read ({reason})") from None
 
 
 def twin(source: Path, target: Path) -> None:
@@ -71,6 +70,7 @@ class Checkpoints:
         self.last = folder / "last.pt"
         self.previous = folder / "previous.pt"
         self.best = folder / "best.pt"
+        self.next_best = folder / "next-best.pt"
 
     def save_last(self, state: State) -> None:
         """Publishes `state` as last.pt; what was last.pt becomes previous.pt. At no moment is there none."""
@@ -87,6 +87,32 @@ class Checkpoints:
         """Any other checkpoint file, atomically."""
         content = seal(state)
         write_atomically(path, content)
+
+    def save_best(self, state: State) -> None:
+        """The best weights so far, of an epoch that is not closed yet: settle_best makes them best.pt."""
+        self.save(self.next_best, state)
+
+    def settle_best(self, closed: int) -> None:
+        """best.pt is of one of the `closed` epochs: later ones are run again, perhaps on other ranks to other weights.
+
+        Until last.pt counts its epoch, a new best lies beside the one before.
+        """
+        for path in (self.best, self.next_best):
+            try:
+                epoch = unseal(path)["epoch"]
+            except FileNotFoundError:
+                continue
+            except (DamagedCheckpoint, LookupError, TypeError):
+                epoch = 0 if path == self.best else closed + 1  # who reads it will say so
+            if not isinstance(epoch, int) or epoch > closed:
+                path.unlink()
+            elif path == self.next_best:
+                path.replace(self.best)
+
+    def publish_best(self) -> None:
+        """What save_best wrote becomes best.pt, now that last.pt counts its epoch."""
+        with contextlib.suppress(FileNotFoundError):
+            self.next_best.replace(self.best)
 
     def keep(self, epoch: int) -> None:
         """last.pt once more, as the file of `epoch` (from 1) that later steps do not replace."""

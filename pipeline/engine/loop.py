@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,15 +19,16 @@ from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Clock, Meters
 from pipeline.engine.parallel import World, recorder_for
 from pipeline.engine.recorders import Recorder
+from pipeline.engine.records import Record
 from pipeline.engine.replaced import ReplacedImages
 from pipeline.engine.reporter import Reporter
-from pipeline.engine.run_dir import Record, RunDir
+from pipeline.engine.resume import resume, state_of
+from pipeline.engine.run_dir import RunDir
 from pipeline.engine.runner import StepRunner
 from pipeline.engine.schedule import learning_rate
-from pipeline.engine.state import State, capture, restore
 from pipeline.engine.summary import best_record, finish_text, summarise
 from pipeline.engine.teacher_pass import teach
-from pipeline.engine.trackers import Tracker, open_trackers
+from pipeline.engine.trackers import Tracker, log_to, open_trackers
 from pipeline.engine.whole_step import WholeStep
 
 PREDICTOR = "predictor."
@@ -95,8 +97,8 @@ class Trainer:
     def fit(self) -> dict[str, Any]:
         """Trains to the end and returns the summary. Raises Interrupted, NonFiniteLoss, CheckpointNotWritten."""
         self.runner.settle()
-        self._resume()
-        finished = self.world.on_leader(self.run.read_summary) if self.closed >= self.epochs else None
+        resume(self)
+        finished = self.world.on_leader(self._finished)
         if finished is not None:
             self.reporter.note(f"already complete: {finish_text(finished, self.run.folder)}")
             return finished
@@ -110,15 +112,24 @@ class Trainer:
             while self.closed < self.epochs:
                 self.train_epoch(interrupts)
                 record = self._close_epoch()
-                for tracker in trackers:
-                    tracker.log(record)
+                self._publish(partial(log_to, trackers, record))
             interrupts.drain()
         finally:
             self.reporter.end_epoch()
             interrupts.restore()
             for tracker in trackers:
-                tracker.close()
+                with contextlib.suppress(OSError):  # each record was flushed, or has said what is wrong
+                    tracker.close()
         return self._finish()
+
+    def _finished(self) -> dict[str, Any] | None:
+        """The summary of a run that is complete; None where something is left to do."""
+        if self.closed < self.epochs or not self.run.student.is_file():
+            return None
+        summary, said = self.run.finished_summary()
+        for text in said:
+            self.reporter.note(text)
+        return summary
 
     def train_epoch(self, interrupts: Interrupts) -> None:
         """The steps that are left of the present epoch (or of the run, when it ends inside)."""
@@ -185,10 +196,11 @@ class Trainer:
             if evaluated and best_record(self.records, self.config.select_on) is record:
                 best = {"model": self.parts.student.state_dict(), "epoch": epoch, "top1": record["test_top1"]}
                 best |= {"distiller": self.parts.distiller.state_dict(), **self.parts.said}
-                self._publish(lambda: self.run.checkpoints.save(self.run.checkpoints.best, best))
+                self._publish(lambda: self.run.checkpoints.save_best(best))
         self._publish(lambda: self.run.append(record))
         self.closed = epoch
         self._save_last()
+        self._publish(self.run.checkpoints.publish_best)
         if self.config.run.keep_every and epoch % self.config.run.keep_every == 0:
             self._publish(lambda: self.run.checkpoints.keep(epoch))
         self.reporter.record(record, self.epochs)
@@ -223,7 +235,7 @@ class Trainer:
             record[f"{name}_top1"] = score.top1 if score else None
             record[f"{name}_top5"] = score.top5 if score else None
         earlier = sum(r["seconds"] for r in self.records)
-        record["seconds"] = max(self._wall() - earlier, 0.0)
+        record["seconds"] = max(self.wall() - earlier, 0.0)
         return record
 
     def _finish(self) -> dict[str, Any]:
@@ -231,7 +243,7 @@ class Trainer:
             self.config,
             self.records,
             images_per_second=self.clock.images_per_second,
-            wall_seconds=self._wall(),
+            wall_seconds=self.wall(),
             parameters=sum(p.numel() for p in self.parts.student.parameters()),
             added=self.parts.distiller.added_parameters(),
             kept=sum(v.numel() for v in predictor_state(self.parts.distiller).values()),
@@ -249,21 +261,14 @@ class Trainer:
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
-    def _wall(self) -> float:
+    def wall(self) -> float:
+        """Seconds of this run so far, in all its processes."""
         return self.wall_before + time.perf_counter() - self.started
 
     def _save_last(self) -> None:
         self.latch.check(self.world)
         self.replaced.settle(self._publish)
-        state: State = capture(self.module, self.updater, self.meters, self.world)
-        state |= {
-            "format": 1,
-            "position": {"done": self.done, "closed": self.closed, "steps_per_epoch": self.steps_per_epoch},
-            "clock": {"images": self.clock.images, "seconds": self.clock.seconds},
-            "resumed": self.resumed,
-            "wall_seconds": self._wall(),
-            **self.parts.said,
-        }
+        state = state_of(self)
         self._publish(lambda: self.run.checkpoints.save_last(state))
 
     def _publish(self, write: Callable[[], object]) -> None:
@@ -275,22 +280,3 @@ class Trainer:
             raise CheckpointNotWritten(
                 f"cannot write to {self.run.folder}: {reason}; the last good checkpoint stands"
             ) from None
-
-    def _resume(self) -> None:
-        state, complaints = self.run.checkpoints.load_last()  # every rank reads the file by itself
-        for complaint in complaints:
-            self.reporter.note(f"warning: {complaint}; {'the previous one is used' if state else 'there is no other'}")
-        if state is None:
-            return
-        restore(state, self.module, self.updater, self.meters, self.world)
-        self.done = state["position"]["done"]
-        self.closed = min(state["position"]["closed"], self.done // self.steps_per_epoch)
-        if self.done >= self.total_steps:
-            self.closed = state["position"]["closed"]
-        if self.closed < state["position"]["closed"] and self.world.leader:
-            self.run.checkpoints.best.unlink(missing_ok=True)  # it may be of the cut epoch, which now goes on
-        self.resumed = state["resumed"] + 1
-        self.wall_before = state["wall_seconds"]
-        self.clock = Clock(**state["clock"])
-        self.records = self.world.share(self.run.records(self.closed) if self.world.leader else [])
-        self.reporter.note(f"resumed at step {self.done} of {self.total_steps} from {self.run.checkpoints.last}")

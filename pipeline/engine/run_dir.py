@@ -14,18 +14,19 @@ from typing import Any
 
 import torch
 
-from pipeline.config import TrainConfig, flatten, read_yaml
-from pipeline.config.data_keys import LATER
+from pipeline.config import ConfigError, TrainConfig, flatten, read_yaml
 from pipeline.contracts import InputError, unwritten
 from pipeline.engine.checkpoint import Checkpoints
-from pipeline.engine.earlier import EARLIER
+from pipeline.engine.numbers import differences
+from pipeline.engine.records import Record
 from pipeline.engine.run_lock import FolderLock
+from pipeline.engine.summary import is_summary
 from pipeline.files import put_aside, write_atomically, write_json, write_text
 from pipeline.plain_yaml import dump
+from pipeline.readings import Unreadable, read_object
 from pipeline.weights import sealed
 
 PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "ffcv", "apex")
-Record = dict[str, Any]
 
 
 class RunDir:
@@ -34,6 +35,7 @@ class RunDir:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = folder / "config.yaml"
+        self.environment = folder / "environment.json"
         self.metrics = folder / "metrics.jsonl"
         self.summary = folder / "summary.json"
         self.student = folder / "student.safetensors"
@@ -90,41 +92,39 @@ class RunDir:
         return aside
 
     def claim(self, config: TrainConfig, description: Mapping[str, Any] | None = None) -> None:
-        """Writes config.yaml, environment.json and description.json.
+        """Writes config.yaml, environment.json and description.json. Raises InputError when the folder holds a run of
+        other numbers, or something in the place of a file; OSError.
 
-        Raises InputError when the folder holds a run of other numbers.
+        Keys that an earlier version did not know are recorded with the run, with the value that it had.
         """
-        if self.config.exists():
-            there = flatten({"data": LATER}) | EARLIER | flatten(read_yaml(self.config, TrainConfig))
-            here = flatten(config.model_dump(mode="json"))
-            numbers = flatten(config.numbers())
-            other = [
-                f"{k} {_plain(there.get(k))} there, {_plain(here.get(k))} here"
-                for k in numbers
-                if k != "pair" and there.get(k) != here.get(k)
-            ]
-            if other:
-                raise InputError(
-                    f"{self.folder} holds another run ({'; '.join(other)}): choose run.name, "
-                    "or run.resume=never to set it aside"
-                )
+        for path in (self.config, self.environment, self.metrics, self.summary, self.student, self.description):
+            if path.exists() and not path.is_file():
+                raise InputError(f"{path} is no plain file")
+        there = self._recorded()
+        other = differences(there, config) if there is not None else []
+        if other:
+            raise InputError(
+                f"{self.folder} holds another run ({'; '.join(other)}): choose run.name, "
+                "or run.resume=never to set it aside"
+            )
         write_text(self.config, dump(config.model_dump(mode="json")))
-        write_json(self.folder / "environment.json", environment())
+        write_json(self.environment, environment())
         if description is not None and not self.description.exists():
             self.describe(description)
 
-    def records(self, epochs: int) -> list[Record]:
-        """The first `epochs` lines of metrics.jsonl; later lines (of epochs that are run again) are cut off."""
-        if not self.metrics.exists():
-            return []
-        records = []
-        for line in self.metrics.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # a writer was killed inside the line
-                records.append(json.loads(line))
-        kept = [r for r in records if r["epoch"] <= epochs]
-        text = "".join(json.dumps(r) + "\n" for r in kept)
-        write_text(self.metrics, text)
-        return kept
+    def _recorded(self) -> dict[str, Any] | None:
+        """Dotted keys of the run that is here, from its checkpoint where its config.yaml is gone; None where unknown.
+
+        Raises InputError.
+        """
+        if self.config.exists():
+            try:
+                return flatten(read_yaml(self.config, TrainConfig))
+            except ConfigError as error:
+                raise InputError("; ".join(error.problems)) from None
+        state, _ = self.checkpoints.load_last()
+        found = state.get("config") if isinstance(state, dict) else None
+        return found if isinstance(found, dict) else None
 
     def append(self, record: Record) -> None:
         """One more line of metrics.jsonl, on the disk when this returns."""
@@ -138,8 +138,19 @@ class RunDir:
         write_json(self.summary, summary)
 
     def read_summary(self) -> Record | None:
-        """What a finished run left, None when there is none."""
-        return json.loads(self.summary.read_text()) if self.summary.exists() else None
+        """What a finished run left, None when there is none. Raises Unreadable (a ValueError)."""
+        return read_object(self.summary, finite=False) if self.summary.exists() else None
+
+    def finished_summary(self) -> tuple[Record | None, list[str]]:
+        """(the summary, None when there is none that can be used, what is to be said). A damaged one is set aside."""
+        try:
+            summary = self.read_summary()
+            if summary is None or is_summary(summary):
+                return summary, []
+            reason = f"{self.summary} is no summary of a run"
+        except Unreadable as error:
+            reason = str(error)
+        return None, [f"{reason}: kept as {put_aside(self.summary)}, and written again"]
 
     def write_student(self, state: dict[str, torch.Tensor], origin: dict[str, Any]) -> None:
         """student.safetensors: the weights that inference uses, where they come from, and a sum over both."""
@@ -187,10 +198,3 @@ def commit_of(source: Path) -> dict[str, Any]:
         ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
     )
     return {"git": told.stdout.strip() or None}
-
-
-def _plain(value: Any) -> Any:
-    """`value` with tuples as lists, recursively: what YAML and JSON can hold."""
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -66,9 +66,9 @@ def stage_config(config: TrainConfig, method: Distiller) -> TrainConfig:
 def run_first_stage(parts: Parts, config: TrainConfig, world: World, run: RunDir, reporter: Reporter) -> None:
     """Trains the first stage in the folder first_stage/ of the run, from wherever it stands.
 
-    Nothing is done once the run itself has a checkpoint: that holds what came out of it.
+    Nothing is done once the run itself has a checkpoint that can be read: that holds what came out of it.
     """
-    if parts.distiller.first_stage is None or world.on_leader(lambda: run.checkpoints.last.exists()):
+    if parts.distiller.first_stage is None or world.on_leader(lambda: run.checkpoints.load_last()[0] is not None):
         return
     folder = RunDir(run.folder / FOLDER)
     world.on_leader(lambda: folder.checkpoints.folder.mkdir(parents=True, exist_ok=True))

@@ -1,6 +1,7 @@
 """What a run amounts to: last and best epoch, reported apart."""
 
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,13 @@ def summarise(
         "resumed": resumed,
         "replaced_images": replaced_images,
     }
+
+
+def is_summary(content: Mapping[str, Any]) -> bool:
+    """Whether `content` holds what is read of a finished run."""
+    numbers = ("top1_last", "top1_best", "best_epoch", "images_per_second", "seed", "epochs")
+    known = all(isinstance(content.get(k), int | float) and not isinstance(content[k], bool) for k in numbers)
+    return known and content.get("select_on") in ("test", "val") and isinstance(content.get("replaced_images", 0), int)
 
 
 def finish_text(summary: dict[str, Any], folder: Path) -> str:

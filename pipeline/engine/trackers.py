@@ -1,5 +1,6 @@
 """Where the figures of an epoch go besides metrics.jsonl: TensorBoard events, Weights & Biases."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,6 +65,12 @@ class WeightsAndBiases:
 
     def close(self) -> None:
         self.run.finish()
+
+
+def log_to(trackers: Iterable[Tracker], record: dict[str, Any]) -> None:
+    """A record to each. Raises OSError where a file cannot be written."""
+    for tracker in trackers:
+        tracker.log(record)
 
 
 def open_trackers(log: LogConfig, folder: Path, config: TrainConfig, epochs_done: int) -> list[Tracker]:
