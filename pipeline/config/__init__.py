@@ -1,6 +1,6 @@
 """Typed run configuration: composition of layers, strict validation, help, fingerprint."""
 
-from pipeline.config.compose import compose, validate, validate_arguments
+from pipeline.config.compose import compose
 from pipeline.config.data_keys import DataConfig
 from pipeline.config.help import describe
 from pipeline.config.keys import ConfigError, HelpRequested, flatten
@@ -16,6 +16,7 @@ from pipeline.config.schema import (
     RuntimeConfig,
     TrainConfig,
 )
+from pipeline.config.validation import validate, validate_arguments
 
 __all__ = [
     "ConfigError",

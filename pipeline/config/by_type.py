@@ -24,13 +24,14 @@ NULLS = ("null", "Null", "NULL", "~")
 @dataclass(frozen=True)
 class Kind:
     """What a key takes. section: its class of keys; words: fixed ones; item, items: of a list, or by position; values:
-    of a mapping; none: null as well."""
+    of a mapping; none: null as well; number: an int or a float."""
 
     section: type | None = None
     text: bool = False
     path: bool = False
     none: bool = False
     truth: bool = False
+    number: bool = False
     words: frozenset[str] = frozenset()
     item: "Kind | None" = None
     items: "tuple[Kind, ...]" = ()
@@ -63,7 +64,13 @@ def kind_of(annotation: Any, metadata: Iterable[Any] = ()) -> Kind:
         return Kind(values=kind_of(given[1]))
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
         return Kind(section=annotation)
-    return Kind(text=annotation is str, path=path, none=annotation is type(None), truth=annotation is bool)
+    return Kind(
+        text=annotation is str,
+        path=path,
+        none=annotation is type(None),
+        truth=annotation is bool,
+        number=annotation in (int, float),
+    )
 
 
 def _union(kinds: list[Kind]) -> Kind:

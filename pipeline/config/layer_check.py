@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config.by_type import Kind, typed
+from pipeline.config.by_type import ANY, Kind, typed
 from pipeline.config.keys import Problems
 from pipeline.config.schema import TrainConfig
+from pipeline.config.validation import value_problems
 from pipeline.config.words import known_keys, spread, well_shaped
 from pipeline.nearest import hint, short
 from pipeline.plain_yaml import Plain, YamlFault, read, shown
@@ -57,8 +58,12 @@ def layer_of(kind: str, path: Path, tree: Mapping[str, Any], configs: Path) -> L
             content[name] = _entries(value, f"{where}: per", problems, configs)
         elif name == "with":
             content[name] = _changes(value, f"{where}: with", problems, configs)
+        elif name == "num_classes":
+            content[name] = typed(ANY, value)
+            if not isinstance(content[name], int) or content[name] < 1:
+                problems.append(f"{where}: num_classes: {shown(value, 100)} is no number of classes")
         elif isinstance(value, str):
-            content[name] = typed(Kind(), value) if name == "num_classes" else str(value)
+            content[name] = str(value)
         else:
             problems.append(f"{where}: {name}: {shown(value, 100)} is no name")
     for name in [content[name] for name in ("like", "recipe") if isinstance(content.get(name), str)]:
@@ -74,7 +79,9 @@ def keys_of(tree: Any, where: str, problems: Problems, besides: tuple[str, ...] 
     chosen = [name for name in tree if name in SELECTORS]
     problems += [f"{where}: {name}: the command line chooses it, not a file" for name in chosen]
     spelled = spread({k: v for k, v in tree.items() if k not in chosen}, {}, where, problems)
-    return well_shaped(TrainConfig, spelled, problems, where=where, known=[*KEYS, *besides])
+    content = well_shaped(TrainConfig, spelled, problems, where=where, known=[*KEYS, *besides])
+    problems += [f"{where}: {line}" for line in value_problems(TrainConfig, content)]
+    return content
 
 
 def _entries(tree: Any, where: str, problems: Problems, configs: Path) -> list[dict[str, Any]]:
@@ -146,7 +153,7 @@ def name_problems(layer: Layer, known: Known, methods: list[str]) -> Problems:
         return found
     for place, of, given in _arguments(layer, methods):
         fields = set[str]().union(*(_fields(one, known.arguments) for one in of))
-        found += unknown_words(given, sorted(fields), f"{place}.method_args") if fields else []
+        found += unknown_words(given, sorted(fields), f"{place}: method_args") if fields else []
     return found
 
 

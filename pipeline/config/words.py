@@ -95,20 +95,18 @@ def spread(content: Mapping[str, Any], aliases: Mapping[str, str], where: str, p
             problems.append(f"{where}: unknown key {short(full)}")
             continue
         below = spread(value, {}, where, problems) if isinstance(value, Mapping) else value
-        for twice in _clash(found, nested(full, below)):
-            problems.append(f"{where}: {short(twice)} is given twice")
-        found = merge(found, nested(full, below))
+        _put(found, nested(full, below), where, problems)
     return found
 
 
-def _clash(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys that both have, and of which one at least is no section."""
-    clashes = []
-    for name in one.keys() & other.keys():
-        a, b = one[name], other[name]
-        both = isinstance(a, Mapping) and isinstance(b, Mapping)
-        clashes += _clash(a, b, f"{prefix}{name}.") if both else [prefix + name]
-    return clashes
+def _put(found: dict[str, Any], more: Mapping[str, Any], where: str, problems: Problems, prefix: str = "") -> None:
+    """Adds `more` to `found`; a key that both have is a problem, unless it is a section in both."""
+    for name, value in more.items():
+        there = found.setdefault(name, value)
+        if isinstance(there, dict) and isinstance(value, dict) and there is not value:
+            _put(there, value, where, problems, f"{prefix}{name}.")
+        elif there is not value:
+            problems.append(f"{where}: {short(prefix + name)} is given twice")
 
 
 def known_keys(schema: type[BaseModel], prefix: str = "") -> list[str]:
@@ -154,7 +152,8 @@ def _shaped(
     for name, value in content.items():
         full, field = prefix + name, fields.get(name, ANY)
         if name not in fields:
-            near = hint(full, known) if len(problems) < MOST_HINTS else ""
+            names = _sections(known, prefix) if isinstance(value, Mapping) else known
+            near = hint(full, names or known) if len(problems) < MOST_HINTS else ""
             problems.append(f"unknown key {short(full)}{near}")
         elif isinstance(value, Mapping) and (field.section or field.values):
             kept[name] = _shaped(field, value, f"{full}.", known, problems)
@@ -169,6 +168,12 @@ def _shaped(
         else:
             kept[name] = value
     return kept
+
+
+def _sections(known: list[str], prefix: str) -> list[str]:
+    """Names of sections directly below `prefix`."""
+    below = [name.removeprefix(prefix) for name in known if name.startswith(prefix)]
+    return list(dict.fromkeys(prefix + name.partition(".")[0] for name in below if "." in name))
 
 
 def _text(value: Any) -> str:
