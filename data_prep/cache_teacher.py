@@ -32,7 +32,7 @@ from data_prep.cache_shares import settle, shares
 from pipeline.assemble import ALIASES, NAMES, build_student, image_set, loader_maker, make_plan, split_off
 from pipeline.cache_identity import identity_of
 from pipeline.config import TrainConfig, compose, describe
-from pipeline.config.base import Section, key
+from pipeline.config.base import NEVER, PathText, Section, key
 from pipeline.contracts import Batch, InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
@@ -51,10 +51,12 @@ WAIT = 0.2  # seconds between looks at what other writers have done
 
 
 class CacheKeys(Section):
-    out: str = key(..., "folder to write to")
-    views: int | None = key(None, "views to store, from the first; default optim.epochs: a new one each epoch", ge=1)
+    out: PathText = key(..., "folder to write to")
+    views: int | None = key(
+        None, "views to store, from the first; default optim.epochs: a new one each epoch", ge=1, le=1_000_000
+    )
     dtype: Literal["fp32", "fp16", "int8", "topk"] = key("fp32", "of the logits; topk: the largest only (lossy)")
-    k: int = key(0, "classes that are kept (cache.dtype=topk)", ge=0)
+    k: int = key(0, "classes that are kept (cache.dtype=topk)", ge=0, le=NEVER)
     pooled: bool = key(False, "store the input of the teacher's classifier as well (crd, pkt, rkd, cc, srrl)")
 
 

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from pipeline import entry
 from pipeline.checkpoints import Published, Release, releases, spelled
 from pipeline.config import compose, describe
+from pipeline.config.base import PathText, Text
 from pipeline.contracts import InputError, unwritten
 from pipeline.datasets.archives import extract, scratch_beside
 from pipeline.datasets.downloads import Told, fetch
@@ -144,7 +145,7 @@ class Order:
 
 
 def bring(
-    release: Release, names: tuple[str, ...], out: Path, url: str | None, watch: Callable[[str], Told]
+    release: Release, names: tuple[str, ...], out: Path, url: Text | None, watch: Callable[[str], Told]
 ) -> list[Path]:
     """Fetches what is not there yet; returns the checkpoints, checked.
 
@@ -169,7 +170,7 @@ def bring(
     return made
 
 
-def address_of(release: Release, file: Published, url: str | None, files: int) -> str:
+def address_of(release: Release, file: Published, url: Text | None, files: int) -> str:
     """The address of a file, at the mirror `url` when one is given. files: how many are wanted."""
     if url is not None and files == 1 and url.endswith(f"/{PurePosixPath(file.file).name}"):
         return url
@@ -194,7 +195,7 @@ def _listed(value: object) -> object:
     return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_listed)]
 
 
 class FetchConfig(BaseModel):
@@ -203,8 +204,8 @@ class FetchConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     release: Names = Field(("mdistiller",), min_length=1, description="releases to fetch from, one or [a,b]")
     names: Names = Field((), description="networks to fetch, one or [a,b]; none = all that the release holds")
-    out: str = Field("teachers", min_length=1, description="folder to fetch to; teacher.root= of a run")
-    url: str | None = Field(None, description="a mirror: its folder, or the file itself where it is one")
+    out: PathText = Field("teachers", description="folder to fetch to; teacher.root= of a run")
+    url: Text | None = Field(None, description="a mirror: its folder, or the file itself where it is one")
 
 
 def help_text() -> str:

@@ -33,6 +33,7 @@ from data_prep.unpack_tree import (
 )
 from pipeline import entry
 from pipeline.config import compose, describe
+from pipeline.config.base import PathText
 from pipeline.contracts import InputError
 from pipeline.datasets.archives import extract, members, safe_name
 from pipeline.datasets.imagenet import FOLDERS, PUBLISHED, Classes
@@ -44,12 +45,12 @@ class ImagenetConfig(BaseModel):
     """Keys of data_prep/imagenet.py."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    out: str = Field(min_length=1, description="folder that gets, or has, train/ and val/")
-    train: str | None = Field(None, description="ILSVRC2012_img_train.tar, or a folder")
-    val: str | None = Field(None, description="ILSVRC2012_img_val.tar, or a folder")
-    mapping: str | None = Field(None, description="table of the classes of the validation images")
-    devkit: str | None = Field(None, description="ILSVRC2012_devkit_t12.tar.gz or its folder, instead of mapping")
-    workers: int = Field(2, ge=1, description="threads that unpack and decode")
+    out: PathText = Field(description="folder that gets, or has, train/ and val/")
+    train: PathText | None = Field(None, description="ILSVRC2012_img_train.tar, or a folder")
+    val: PathText | None = Field(None, description="ILSVRC2012_img_val.tar, or a folder")
+    mapping: PathText | None = Field(None, description="table of the classes of the validation images")
+    devkit: PathText | None = Field(None, description="ILSVRC2012_devkit_t12.tar.gz or its folder, instead of mapping")
+    workers: int = Field(2, ge=1, le=1024, description="threads that unpack and decode")
     classes: Classes = Field("wnids", description="what class folders are called: wnids, numbers or names")
     check: bool = Field(False, description="check the tree that is there, without archives")
 

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline import entry
 from pipeline.config import compose, describe
+from pipeline.config.base import PathText
 from pipeline.contracts import unwritten
 from pipeline.datasets.synthetic import FILE, to_arrays
 from pipeline.datasets.synthetic_jpegs import MOST_CLASSES, write_jpeg_tree
@@ -62,13 +63,13 @@ class SyntheticConfig(BaseModel):
     """Keys of data_prep/synthetic.py."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    out: str = Field(min_length=1, description="folder to write to")
+    out: PathText = Field(description="folder to write to")
     what: Literal["set", "jpegs"] = Field("set", description="the synthetic set, or a tree of JPEGs like ImageNet's")
     classes: int = Field(10, ge=1, le=MOST_CLASSES, description="of the tree")
-    train_per_class: int = Field(100, ge=1, description="training images of each class of the tree")
-    val_per_class: int = Field(10, ge=0, description="validation images of each class of the tree")
+    train_per_class: int = Field(100, ge=1, le=1_000_000, description="training images of each class of the tree")
+    val_per_class: int = Field(10, ge=0, le=1_000_000, description="validation images of each class of the tree")
     seed: int = Field(0, ge=0, lt=2**32, description="of the tree")
-    workers: int = Field(2, ge=1, description="threads that make the tree")
+    workers: int = Field(2, ge=1, le=1024, description="threads that make the tree")
 
 
 def help_text() -> str:

@@ -20,6 +20,7 @@ from data_prep.check_tree import bars, check_tree
 from data_prep.unpack_tree import Unit, may_go_on, unpack_split
 from pipeline import entry
 from pipeline.config import compose, describe
+from pipeline.config.base import PathText
 from pipeline.contracts import InputError
 from pipeline.datasets.archives import members
 from pipeline.datasets.entries import hides
@@ -32,9 +33,9 @@ class TinyConfig(BaseModel):
     """Keys of data_prep/tiny_imagenet.py."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    out: str = Field(min_length=1, description="folder that gets, or has, tiny-imagenet-200/")
-    archive: str | None = Field(None, description="tiny-imagenet-200.zip")
-    workers: int = Field(2, ge=1, description="threads that decode")
+    out: PathText = Field(description="folder that gets, or has, tiny-imagenet-200/")
+    archive: PathText | None = Field(None, description="tiny-imagenet-200.zip")
+    workers: int = Field(2, ge=1, le=1024, description="threads that decode")
     check: bool = Field(False, description="check the tree that is there, without an archive")
 
 

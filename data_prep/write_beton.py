@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline.assemble import NAMES, image_set
 from pipeline.config import DataConfig, compose, describe
-from pipeline.config.base import Section, Seed, key
+from pipeline.config.base import PathText, Section, Seed, Text, key
 from pipeline.engine.parallel import World
 from pipeline.loaders.beton_writer import write_beton
 
@@ -34,9 +34,9 @@ def _none(value: Any) -> Any:
 class WriteBetonConfig(Section):
     """Keys of data_prep/write_beton.py."""
 
-    dataset: str = key(..., "data set")
+    dataset: Text = key(..., "data set")
     split: Literal["train", "test"] = key("train", "part of it")
-    out: str = key(..., "file to write")
+    out: PathText = key(..., "file to write")
     max_resolution: Annotated[int | None, BeforeValidator(_none)] = key(
         400, "pixels of the longer side, or none = as the images are", ge=1
     )
@@ -47,7 +47,7 @@ class WriteBetonConfig(Section):
         0.0, "share of the images that are stored as pixels (about ten times as large)", ge=0, le=1
     )
     seed: Seed = key(0, "draws which images these are")
-    workers: int = key(0, "threads, 0 = one per CPU", ge=0)
+    workers: int = key(0, "threads, 0 = one per CPU", ge=0, le=1024)
     data: DataConfig = DataConfig()
 
 

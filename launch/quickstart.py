@@ -25,6 +25,7 @@ from rich.table import Table
 from launch.outside import cleaned
 from pipeline import entry
 from pipeline.config import compose, describe
+from pipeline.config.base import PathText, Text
 from pipeline.engine.summary import spread
 
 TRAIN = Path(__file__).resolve().parents[1] / "pipeline" / "train.py"
@@ -35,14 +36,14 @@ class QuickstartConfig(BaseModel):
     """Keys of launch/quickstart.py."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    seeds: int = Field(3, ge=1, description="runs of each kind")
-    first_seed: int = Field(0, ge=0, description="first seed")
-    out: str = Field("runs/quickstart", description="folder of the runs")
-    teacher: str = Field("resnet14", description="teacher network")
-    teacher_epochs: int = Field(9, ge=1, description="epochs of the teacher")
-    student: str = Field("resnet8", description="student network")
-    student_epochs: int = Field(4, ge=1, description="epochs of the student, alone and distilled")
-    jobs: int = Field(0, ge=0, description="runs side by side, one thread each; 0 = one per core")
+    seeds: int = Field(3, ge=1, le=10_000, description="runs of each kind")
+    first_seed: int = Field(0, ge=0, lt=2**32 - 10_000, description="first seed")
+    out: PathText = Field("runs/quickstart", description="folder of the runs")
+    teacher: Text = Field("resnet14", description="teacher network")
+    teacher_epochs: int = Field(9, ge=1, le=1_000_000, description="epochs of the teacher")
+    student: Text = Field("resnet8", description="student network")
+    student_epochs: int = Field(4, ge=1, le=1_000_000, description="epochs of the student, alone and distilled")
+    jobs: int = Field(0, ge=0, le=1024, description="runs side by side, one thread each; 0 = one per core")
 
 
 class Failed(Exception):

@@ -22,7 +22,7 @@ from launch.table_formats import markdown, spread_text
 from launch.table_rows import composed, recipe_words
 from pipeline import entry
 from pipeline.config import compose, describe
-from pipeline.config.base import Section, Seed, Text, key
+from pipeline.config.base import PathText, Section, Seed, Text, key
 from pipeline.contracts import InputError
 
 TRAIN = Path(__file__).resolve().parents[1] / "pipeline" / "train.py"
@@ -38,7 +38,7 @@ class ReproduceConfig(Section):
     cell: Text = key(..., "METHOD/PAIR; a method that the table lacks is taken from the first other one that has it")
     seeds: int = Field(default=3, ge=1, description="students to train")
     first_seed: Seed = Field(default=0, description="first seed")
-    out: Text = key("runs/reproduce", "folder of the runs")
+    out: PathText = key("runs/reproduce", "folder of the runs")
 
 
 class Failed(Exception):

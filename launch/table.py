@@ -19,7 +19,7 @@ from launch.table_rows import gaps, make_rows, source_text
 from launch.table_runs import find_folders, group, read_run
 from pipeline import entry
 from pipeline.config import compose, describe
-from pipeline.config.base import Section, Text, key
+from pipeline.config.base import PathText, Section, Text, key
 from pipeline.contracts import InputError, unwritten
 from pipeline.files import write_text
 
@@ -34,7 +34,7 @@ class TableConfig(Section):
     """Keys of launch/table.py."""
 
     format: Literal["markdown", "latex", "csv", "html"] | None = key(None, "default that of out's suffix, or markdown")
-    out: Text | None = key(None, "file to write; default standard output")
+    out: PathText | None = key(None, "file to write; default standard output")
     against: Text | None = key(None, "source or table of configs/published.yaml; default that of the run's recipe")
     title: Text = key("Top-1 on the test set, per cent", "heading")
 
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     folders = [Path(word).expanduser() for word, k in zip(argv, is_key, strict=True) if not k]
     if not folders:
         raise InputError("no run folder: python launch/table.py RUNS...")
-    out = Path(config.out).expanduser() if config.out else None
+    out = Path(config.out) if config.out else None
     chosen = config.format or (SUFFIXES.get(out.suffix.lower(), "markdown") if out else "markdown")
     report = make_report(folders, config.against, config.title)
     text = FORMATS[chosen](report)

@@ -62,7 +62,7 @@ def _chosen(config: VisualizeConfig) -> list[str]:
 
 
 def _checked(config: VisualizeConfig, names: list[str]) -> Path:
-    out, suffix = Path(config.out).expanduser(), page.suffix_of(config.out)
+    out, suffix = Path(config.out), page.suffix_of(config.out)
     if suffix not in page.IMAGES + page.PAGES:
         raise InputError(f"out={config.out}: the suffix must be one of {', '.join(page.PAGES + page.IMAGES)}")
     if suffix in page.IMAGES and len(names) != 1:

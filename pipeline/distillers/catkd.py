@@ -75,7 +75,7 @@ class CATKD(Distiller):
 
         ce_weight: Annotated[float, Field(ge=0)] = 1.0
         cat_weight: Annotated[float, Field(ge=0)] = 15.0
-        side: Annotated[int, Field(ge=1)] = 2
+        side: Annotated[int, Field(ge=1, le=1024)] = 2
         normalise: bool = False
         binarise: bool = False
         classes: Literal["all", "top", "lowest"] = "all"

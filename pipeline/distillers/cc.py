@@ -50,7 +50,7 @@ class CC(Distiller):
     class Config(LabelWeights):
         """embed_dim: width of the embeddings; feat_weight: of the correlation loss."""
 
-        embed_dim: Annotated[int, Field(ge=1)] = 128
+        embed_dim: Annotated[int, Field(ge=1, le=8192)] = 128
         feat_weight: Annotated[float, Field(ge=0)] = 0.02
 
     variants: ClassVar[Mapping[str, str]] = {

@@ -36,7 +36,7 @@ class CRD(Distiller):
         feat_weight: of the contrastive loss.
         """
 
-        dim: Annotated[int, Field(ge=1)] = 128
+        dim: Annotated[int, Field(ge=1, le=8192)] = 128
         K: Annotated[int, Field(ge=1)] = 16384
         nce_T: Annotated[float, Field(gt=0)] = 0.07
         momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5

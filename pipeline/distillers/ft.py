@@ -49,7 +49,7 @@ class FT(Distiller):
         first_epochs, first_lr: of the first stage.
         """
 
-        k: Annotated[float, Field(gt=0)] = 0.5
+        k: Annotated[float, Field(gt=0, le=16)] = 0.5
         p1: Annotated[int, Field(ge=1)] = 2
         p2: Annotated[int, Field(ge=1)] = 1
         feat_weight: Annotated[float, Field(ge=0)] = 200.0

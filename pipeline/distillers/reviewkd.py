@@ -58,7 +58,7 @@ class ReviewKD(Distiller):
         student's first map is a stage already (MobileNetV1); feat_weight: of the sum.
         """
 
-        mid_channels: Annotated[int, Field(ge=1)] = 512
+        mid_channels: Annotated[int, Field(ge=1, le=8192)] = 512
         warmup: Annotated[int, Field(ge=1)] = 20
         student_preact: bool = False
         stemless_student: bool = False

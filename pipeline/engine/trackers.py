@@ -50,15 +50,21 @@ class WeightsAndBiases:
             import wandb
         except ImportError:
             raise InputError("log.wandb=true needs the package wandb: pip install 'stillhouse[wandb]'") from None
-        self.run = wandb.init(
-            project=config.log.wandb_project,
-            name=config.run.name,
-            id=config.fingerprint()[:16],
-            resume="allow",
-            dir=str(folder),
-            mode="offline" if config.log.wandb_offline else "online",
-            config=config.model_dump(mode="json"),
-        )
+        try:
+            self.run = wandb.init(
+                project=config.log.wandb_project,
+                name=config.run.name,
+                id=config.fingerprint()[:16],
+                resume="allow",
+                dir=str(folder),
+                mode="offline" if config.log.wandb_offline else None,  # None: as WANDB_MODE says, or online
+                config=config.model_dump(mode="json"),
+            )
+        except (wandb.errors.Error, ValueError) as error:  # no key, a key of another shape, no network
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"log.wandb=true: {reason} (wandb login, or WANDB_API_KEY; log.wandb_offline=true sends nothing)"
+            ) from None
 
     def log(self, record: dict[str, Any]) -> None:
         self.run.log(scalars(record), step=record["epoch"])

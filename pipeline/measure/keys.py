@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator
 
 from pipeline.config import ConfigError, RuntimeConfig, TrainConfig, layer_file
-from pipeline.config.base import Text, key
+from pipeline.config.base import NEVER, PathText, Text, key
 from pipeline.datasets import DATASETS
 from pipeline.registry import UnknownName
 
@@ -33,15 +33,6 @@ def _names(value: Any) -> Any:
     return tuple(str(word).strip() for word in words if str(word).strip()) if isinstance(words, list) else value
 
 
-def _file(value: Any) -> Any:
-    return "-" if value == [None] else value  # YAML reads a lone dash as a list
-
-
-def _modes(value: Any) -> Any:
-    """Words, of which YAML reads `off` as false."""
-    return _names("off" if value is False else value)
-
-
 def _known_modes(modes: tuple[str, ...]) -> tuple[str, ...]:
     known = get_args(RuntimeConfig.model_fields["compile"].annotation)
     unknown = [mode for mode in modes if mode not in known]
@@ -50,28 +41,27 @@ def _known_modes(modes: tuple[str, ...]) -> tuple[str, ...]:
     return modes
 
 
-Modes = Annotated[tuple[Text, ...], BeforeValidator(_modes), AfterValidator(_known_modes)]
-File = Annotated[Text, BeforeValidator(_file)]
+Modes = Annotated[tuple[Text, ...], BeforeValidator(_names), AfterValidator(_known_modes)]
 
 
 class BenchmarkConfig(TrainConfig):
     """Keys of pipeline/benchmark.py: those of pipeline/train.py and these."""
 
     what: Literal["decode", "loader", "step", "train", "all"] = key("step", "part to measure")
-    steps: int | None = key(None, "batches a round; default as many as hold 3,840 images", ge=2)
-    seconds: float = key(10.0, "a round ends after so many seconds, though not before its third batch", gt=0)
-    rounds: int = key(5, "rounds, in turn; their median is reported", ge=1)
+    steps: int | None = key(None, "batches a round; default as many as hold 3,840 images", ge=2, le=NEVER)
+    seconds: float = key(10.0, "a round ends after so many seconds, though not before its third batch", gt=0, le=1e6)
+    rounds: int = key(5, "rounds, in turn; their median is reported", ge=1, le=1_000_000)
     loaders: Annotated[tuple[Text, ...], BeforeValidator(_names)] = key((), "some of them, as torch,ffcv; default all")
-    images: int = key(4000, "files of the set that loaders are measured on, evenly spread, 0 = all", ge=0)
+    images: int = key(4000, "files of the set that loaders are measured on, evenly spread, 0 = all", ge=0, le=NEVER)
     rows: Annotated[tuple[Text, ...], BeforeValidator(_names)] = key(
         (), "some rows of step and train, as 'bare loop,training loop'; default all"
     )
     variants: bool = key(True, "take the step apart: without images, teacher, loss; forward, update, meters alone")
     compiles: Modes = key((), "the training loop under these modes of runtime.compile too, as off,default")
-    record: Text | None = key(None, "regression file that the figures are added to, with hardware and versions")
-    compare: Text | None = key(None, "regression file whose last record of this hardware they are compared with")
-    json_file: File | None = key(None, "file of all figures, - = standard output; `json=` is the same key")
-    plot: Text | None = key(None, "bar chart of the figures: FILE.png, .svg or .pdf (extra [plot])")
+    record: PathText | None = key(None, "regression file that the figures are added to, with hardware and versions")
+    compare: PathText | None = key(None, "regression file whose last record of this hardware they are compared with")
+    json_file: PathText | None = key(None, "file of all figures, - = standard output; `json=` is the same key")
+    plot: PathText | None = key(None, "bar chart of the figures: FILE.png, .svg or .pdf (extra [plot])")
 
     @property
     def batches(self) -> int:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from pipeline.config import RuntimeConfig
-from pipeline.config.base import Section, Text, key
+from pipeline.config.base import NEVER, PathText, Section, Text, key
 
 
 def _words(value: Any) -> Any:
@@ -15,17 +15,20 @@ def _words(value: Any) -> Any:
 
 
 Words = Annotated[tuple[Text, ...], BeforeValidator(_words)]
+Paths = Annotated[tuple[PathText, ...], BeforeValidator(_words)]
 
 
 class VisualizeConfig(Section):
     """What to draw of which runs."""
 
-    runs: Words = key(..., "run folders, or folders of runs, as DIR,DIR", min_length=1)
-    out: Text = key(..., "FILE.html: one report of all pictures; FILE.png, .svg: the one picture of what=")
+    runs: Paths = key(..., "run folders, or folders of runs, as DIR,DIR", min_length=1)
+    out: PathText = key(..., "FILE.html: one report of all pictures; FILE.png, .svg: the one picture of what=")
     what: Words = key((), "pictures, as curves,speed; default all")
-    images: int = key(10_000, "test images that networks are run on, evenly spread, 0 = all", ge=0)
+    images: int = key(10_000, "test images that networks are run on, evenly spread, 0 = all", ge=0, le=NEVER)
     points: int = key(2000, "of them in t-SNE", ge=5, le=10_000)
-    root: Text | None = key(None, "folder of the data set where it is not that of the runs; `data.root=` is the same")
-    workers: int = key(0, "worker processes that read the images", ge=0)
+    root: PathText | None = key(
+        None, "folder of the data set where it is not that of the runs; `data.root=` is the same"
+    )
+    workers: int = key(0, "worker processes that read the images", ge=0, le=1024)
     title: Text = key("Runs", "heading of the report")
     runtime: RuntimeConfig = RuntimeConfig()
