@@ -113,7 +113,7 @@ def own_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def with_site(given: Mapping[str, Any]) -> dict[str, Any]:
     """cluster.* as given, on top of configs/cluster/<name>.yaml. Raises ConfigError that names the known files."""
-    site = layer_file("cluster", str(given.get("name", "local")))
+    site = layer_file("cluster", str(given.get("name", "local")), ClusterConfig)
     if "name" not in site:
         raise ConfigError([f"configs/cluster/{given['name']}.yaml lacks name: local, slurm or debug"])
     return merge(site, {k: v for k, v in given.items() if k != "name"})

@@ -11,8 +11,10 @@ from launch.cluster import with_site
 from launch.sweep_keys import Asked, Keys, SweepConfig, SweepFile, dotted
 from pipeline.assemble import ALIASES
 from pipeline.config import ConfigError, TrainConfig, validate
+from pipeline.config.by_type import ANY, kinds_of, typed, typed_keys
 from pipeline.config.compose import parse_arguments
 from pipeline.config.layers import CONFIGS
+from pipeline.config.words import read_tree
 from pipeline.nearest import hint
 from pipeline.pictures import PICTURES
 from pipeline.registry import UnknownName
@@ -22,6 +24,7 @@ OF_LAUNCHER = ("sweep=", "sweep.", "cluster=", "cluster.", "follow=")
 OF_FILE = re.compile(
     r"(axes|teacher_set|cache)\.|(title|seeds|first_seed|table|teachers|exclude|include|axes|set|cache)="
 )
+OF_TRAINING = ("set", "teacher_set", "words", "axes", "include", "exclude")  # of the file: keys of train.py
 FIXED = {
     "run.name": "the sweep names its runs",
     "run.resume": "a sweep goes on with what there is; choose another run.dir to start anew",
@@ -45,12 +48,11 @@ def sweep_path(name: str) -> Path:
 
 def read_file(path: Path) -> dict[str, Any]:
     """The mapping in a sweep's file, with `like:` another one below it. Raises ConfigError."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError([f"cannot read {path}: {' '.join(str(error).split())}"]) from None
-    if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
-        raise ConfigError([f"{path} does not hold a mapping of keys"])
+    kinds = kinds_of(SweepFile)
+    content = {
+        name: typed_keys(TrainConfig, node, ALIASES) if name in OF_TRAINING else typed(kinds.get(name, ANY), node)
+        for name, node in read_tree(path).items()
+    }
     below = content.pop("like", None)
     if below is None:
         return content

@@ -9,13 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from pipeline.contracts import InputError
+from pipeline.nearest import hint
+from pipeline.plain_yaml import Node, Plain, YamlFault, read, shown
 
 TABLE = Path(__file__).resolve().parents[1] / "configs" / "teachers.yaml"
 RUN_FILE = "student.safetensors"
 FETCH = "python data_prep/fetch_teachers.py"
+
+_FILE = {"file": str, "sha256": str, "holds": {None: str}, "unpack": str}
+_RELEASE = {"dataset": str, "page": str, "licence": str, "base": str, "files": [_FILE]}
+TABLE_FORM: dict[str, Any] = {
+    "releases": {None: _RELEASE},
+    "spellings": {None: str},
+    "folders": {None: [str]},
+    "instead": {None: str},
+}
+NEEDED = {"releases", "dataset", "page", "licence", "files", "file", "sha256", "holds"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +62,44 @@ class Release:
 
 @functools.cache
 def _table() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load(TABLE.read_text())
-    return content
+    """configs/teachers.yaml, all of it text. Raises InputError for what is not as it should be."""
+    try:
+        tree = read(TABLE)
+    except YamlFault as error:
+        raise InputError(str(error)) from None
+    problems = _faults(tree, TABLE_FORM, TABLE.name)
+    if problems:
+        raise InputError("; ".join(problems[:20]))
+    return {**{name: {} for name in TABLE_FORM}, **_plain(tree)}
+
+
+def _faults(tree: Node, form: Any, where: str) -> list[str]:
+    """What is wrong with a part of the table. form: its words, or how all of its words look ({None: form}), a list's
+    entries ([form]), or a text (str)."""
+    if isinstance(form, list):
+        if not isinstance(tree, list):
+            return [f"{where}: {shown(tree, 100)} is no list"]
+        return [fault for i, one in enumerate(tree) for fault in _faults(one, form[0], f"{where}[{i}]")]
+    if form is str:
+        return [] if isinstance(tree, str) else [f"{where}: {shown(tree, 100)} is no text"]
+    if not isinstance(tree, dict):
+        return [f"{where}: {shown(tree, 100)} is no mapping"]
+    found = []
+    for name, value in tree.items():
+        if None not in form and name not in form:
+            found.append(f"{where}: unknown word {shown(name, 100)!r}{hint(name, list(form))}")
+        else:
+            found += _faults(value, form.get(name, form.get(None)), f"{where}: {shown(name, 100)}")
+    return found + [f"{where}: {name}: is missing" for name in sorted(NEEDED.intersection(form) - tree.keys())]
+
+
+def _plain(tree: Node) -> Any:
+    """The table's text, with null as None."""
+    if isinstance(tree, dict):
+        return {name: _plain(value) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_plain(one) for one in tree]
+    return None if isinstance(tree, Plain) and tree in ("null", "~", "") else str(tree)
 
 
 def releases() -> dict[str, Release]:

@@ -6,10 +6,10 @@ LONGEST = 100  # characters that are compared; the cost grows with their square
 
 
 def nearest(name: str, known: list[str]) -> str | None:
-    """The most similar known name, of equals the one that begins alike; None when nothing is close, or all is right."""
+    """The most similar known name, of equals the one that begins alike; None when nothing is close."""
     wanted = name[:LONGEST].lower()
     close = difflib.get_close_matches(wanted, known, n=len(known) or 1, cutoff=0.5)
-    if not close or name in known:
+    if not close:
         return None
 
     def likeness(candidate: str) -> tuple[float, int]:
@@ -23,7 +23,7 @@ def nearest(name: str, known: list[str]) -> str | None:
 def hint(name: str, known: list[str]) -> str:
     """'; did you mean 'X'?' for the nearest known name, '' when nothing is close."""
     close = nearest(name, known)
-    return f"; did you mean {close!r}?" if close else ""
+    return f"; did you mean {close!r}?" if close and close != name else ""
 
 
 def short(name: object) -> str:

@@ -128,3 +128,22 @@ def _as_text(kind: Kind, node: Any, nulls: tuple[str, ...]) -> Any:
     if not isinstance(node, str):
         return node
     return at_home(str(node)) if kind.path else str(node)
+
+
+def typed_keys(schema: type, node: Any, aliases: Mapping[str, str]) -> Any:
+    """Keys of `schema`, dotted or nested, with a value or a list of values each (as in a sweep), by their types."""
+    if isinstance(node, list):
+        return [typed_keys(schema, one, aliases) for one in node]
+    if not isinstance(node, Mapping):
+        return typed(ANY, node)
+    found = {}
+    for name, value in node.items():
+        kind = kind_at(schema, aliases.get(name, name))
+        several = isinstance(value, list) and not (kind.items or kind.item or kind.values)
+        found[name] = [_one(schema, kind, one, aliases) for one in value] if several else typed(kind, value)
+    return found
+
+
+def _one(schema: type, kind: Kind, value: Any, aliases: Mapping[str, str]) -> Any:
+    coupled = isinstance(value, Mapping) and kind.section is None
+    return typed_keys(schema, value, aliases) if coupled else typed(kind, value)

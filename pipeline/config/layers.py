@@ -102,13 +102,13 @@ def layer_path(kind: str, name: str) -> Path:
     return CONFIGS / kind / f"{str(name).lower()}.yaml"
 
 
-def layer_file(kind: str, name: str) -> dict[str, Any]:
-    """The content of configs/<kind>/<name>.yaml, the caller's own.
+def layer_file(kind: str, name: str, schema: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The content of configs/<kind>/<name>.yaml, the caller's own. Raises ConfigError.
 
-    A data set's, a method's or a recipe's is checked, each key typed. Raises ConfigError.
+    A data set's, a method's or a recipe's is checked, each key typed; others are read by `schema` (see read_yaml).
     """
     if kind not in SELECTORS:
-        return read_yaml(layer_path(kind, name))
+        return read_yaml(layer_path(kind, name), schema)
     layer = _layer(kind, name)
     if layer.problems:
         raise ConfigError(list(layer.problems))
