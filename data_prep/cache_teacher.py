@@ -35,6 +35,7 @@ from pipeline.config import TrainConfig, compose, describe
 from pipeline.config.base import NEVER, PathText, Section, key
 from pipeline.contracts import Batch, InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import ImageSet
+from pipeline.datasets.image_set import check_classes
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import parallel
 from pipeline.engine.parallel import World
@@ -98,6 +99,7 @@ def open_source(config: TrainConfig, world: World) -> Source:
     if declared_by(config, "teacher_in_train_mode"):
         raise InputError(f"method {config.method}, variant {config.variant}: its teacher's outputs depend on the run")
     images = image_set(config.dataset, config.data, "train", world)
+    check_classes(images)
     needs = Signal.LOGITS
     teacher = build_live(config, Ask(needs, images.num_classes, world), config.teacher.source)
     assert teacher.network is not None

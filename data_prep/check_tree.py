@@ -17,7 +17,7 @@ from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS, FileSet
 from pipeline.datasets.decode import decode_rgb
 from pipeline.datasets.encoded import is_ordinary
-from pipeline.datasets.image_set import SPLITS
+from pipeline.datasets.image_set import SPLITS, one_class
 from pipeline.datasets.plain_files import read_plain
 from pipeline.files import write_json
 
@@ -74,7 +74,10 @@ def check_tree(dataset: str, root: Path, published: dict[str, int], workers: int
     sizes = ", ".join(
         f"{len(p.files):,} {p.files.split} images of {np.unique(p.files.label_N).size} classes" for p in checked
     )
-    line = f"{dataset} in {root}: {sizes}; {len(faults)} unreadable, {len(doubled)} both in train and test; {path}"
+    alone = next((f"; {reason}: no run can be trained on it" for reason in map(one_class, sets) if reason), "")
+    line = (
+        f"{dataset} in {root}: {sizes}{alone}; {len(faults)} unreadable, {len(doubled)} both in train and test; {path}"
+    )
     if faults:
         name, reason = next(iter(faults.items()))
         raise InputError(f"{line}; the first unreadable one is {name}: {reason} (data.on_bad=replace trains without)")

@@ -23,6 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline.assemble import NAMES, image_set
 from pipeline.config import DataConfig, compose, describe
 from pipeline.config.base import PathText, Section, Seed, Text, key
+from pipeline.datasets.image_set import one_class
+from pipeline.datasets.notes import note
 from pipeline.engine.parallel import World
 from pipeline.loaders.beton_writer import write_beton
 
@@ -61,6 +63,9 @@ def main(argv: list[str]) -> None:
     config = compose(WriteBetonConfig, argv, aliases={}, names={"dataset": NAMES["dataset"]})
     alone = World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
     chosen = image_set(config.dataset, config.data, config.split, alone)
+    alone_in = one_class(chosen)
+    if alone_in is not None:
+        note(f"{alone_in}: no run can be trained on it")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task(config.out, total=len(chosen))

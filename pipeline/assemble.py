@@ -16,6 +16,7 @@ from pipeline import networks, views
 from pipeline.config import DataConfig, RuntimeConfig, TrainConfig
 from pipeline.contracts import InputError, Loader, Signal, Stream
 from pipeline.datasets import DATASETS, FileSet, ImageSet
+from pipeline.datasets.image_set import check_classes
 from pipeline.datasets.replacing import ReplacingSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine.loop import Parts
@@ -121,6 +122,8 @@ def build_sets(config: TrainConfig, world: World) -> tuple[ImageSet, ImageSet]:
     train_set, test_set = (image_set(config.dataset, config.data, split, world) for split in ("train", "test"))
     if train_set.num_classes != test_set.num_classes:
         raise InputError(f"{train_set.num_classes} classes in training, {test_set.num_classes} in test")
+    for images in (train_set, test_set):
+        check_classes(images)
     return train_set, test_set
 
 

@@ -14,6 +14,7 @@ from pipeline import entry, networks
 from pipeline.assemble import image_set, loader_maker, make_plan
 from pipeline.config import EvaluateConfig, describe
 from pipeline.contracts import Distiller, InputError
+from pipeline.datasets.image_set import check_classes
 from pipeline.described import composed, say
 from pipeline.engine import parallel
 from pipeline.engine.evaluate import Evaluation
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> None:
         raise InputError("give model=NAME and checkpoint=FILE (or a run folder, which knows its model)")
     with parallel.start(config.runtime) as world:
         images = image_set(config.dataset, data, "test", world)
+        check_classes(images)
         fresh = networks.new_classifier(student.model, student.checkpoint, images.num_classes)
         if fresh:
             raise InputError(fresh)

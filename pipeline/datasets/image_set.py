@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.contracts import InputError
 from pipeline.datasets import decode
 from pipeline.datasets.encoded import as_read_by_all, check
+from pipeline.datasets.notes import note_once
 from pipeline.datasets.pillow import MOST_PIXELS, check_pixels
 from pipeline.datasets.plain_files import ABSENT, read_plain, reading
 
@@ -32,6 +33,26 @@ def check_split(split: str) -> None:
     """Raises InputError on a name that is not a split."""
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r} (known: {', '.join(SPLITS)})")
+
+
+def one_class(images: "ImageSet") -> str | None:
+    """What is wrong with a set of one class, or of which one class has all training images; None for others."""
+    held = np.unique(images.label_N)
+    if images.num_classes > 1 and (len(held) > 1 or images.split != "train"):
+        return None
+    name = images.class_names[int(held[0])] if len(held) else ""
+    return f"{images.name}/{images.split}: all images are of one class ({name!r})"
+
+
+def check_classes(images: "ImageSet") -> None:
+    """Where accuracy is asked for: raises InputError for a set of one class, of which any network gets all right."""
+    reason = one_class(images)
+    if reason is not None:
+        raise InputError(f"{reason}, and accuracy is 100 % whatever is learnt: is data.root a folder too high or low?")
+    held = np.unique(images.label_N)
+    if len(held) == 1:
+        name = images.class_names[int(held[0])]
+        note_once(f"{images.name}/{images.split}: all images are of class {name!r}: accuracy is of this one class")
 
 
 @dataclass(frozen=True, kw_only=True)

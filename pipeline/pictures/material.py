@@ -14,6 +14,7 @@ from pipeline.assemble import image_set, make_plan
 from pipeline.config import ConfigError, TrainConfig, read_yaml, validate
 from pipeline.contracts import Distiller, InputError, ModelOutput
 from pipeline.datasets import ImageSet
+from pipeline.datasets.image_set import check_classes
 from pipeline.engine import parallel
 from pipeline.engine.earlier import as_recorded
 from pipeline.engine.parallel import World
@@ -132,6 +133,7 @@ class Material:
         key = f"{config.dataset} {config.data.root}"
         if key not in self._sets:
             self._sets[key] = image_set(config.dataset, config.data, "test", self.world)
+            check_classes(self._sets[key])
         return self._sets[key]
 
     def _of_student(self, run: RunRecord) -> Outputs:
