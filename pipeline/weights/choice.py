@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from pipeline.contracts import InputError
-from pipeline.weights.files import read, refuse
+from pipeline.weights.files import one_line, read, refuse
 from pipeline.weights.fit import is_counter, some
 from pipeline.weights.sets import (
     PARTS,
@@ -163,7 +163,7 @@ def _note(file: Path, best: Held, sets: list[Held], held: list[Held], wish: Wish
     part = [one.name for one in lacking if 2 * nearest(one.state, forms)[1] >= size]
     if part:
         text += f"; {part[0]} holds a part of the network only"
-    return " ".join(text.split()) if others or part else ""
+    return one_line(text) if others or part else ""
 
 
 def _nearest_of(raw: Any, held: list[Held], wish: Wish, forms: Forms, file: Path) -> dict[str, Tensor]:

@@ -22,12 +22,19 @@ from pipeline.weights.sums import ENTRY, check_sum, parse_origin
 
 RUN_FILE = "student.safetensors"
 ZIP_MAGIC = b"PK\x03\x04"
+LONGEST = 600  # characters of a reason
+
+
+def one_line(text: str) -> str:
+    """`text`, in which names of a file may stand, in one line that a terminal shows as it is."""
+    text = " ".join(text.split())
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def refuse(path: str | Path, reason: str) -> InputError:
-    """The error that says why `path` is not taken, in one line."""
-    # Keys come from the file: one with a line break in it must not break the promise of one line.
-    return InputError(" ".join(f"{path}: {reason}".split()))
+    """The error that says why `path` is not taken, in one line: keys come from the file."""
+    return InputError(f"{_short(path)}: {one_line(reason)}")
 
 
 def file_of(path: str | Path) -> Path:
@@ -40,9 +47,9 @@ def file_of(path: str | Path) -> Path:
             file /= RUN_FILE
         kind = file.stat().st_mode
     except OSError as error:
-        raise refuse(_short(path), f"cannot be read ({error.strerror})") from None
+        raise refuse(path, f"cannot be read ({error.strerror})") from None
     except (ValueError, RuntimeError) as error:  # a NUL in the name; a home that there is not
-        raise refuse(_short(path), f"cannot be read ({error})") from None
+        raise refuse(path, f"cannot be read ({error})") from None
     # Opening a FIFO waits for a writer, and a device may have no end.
     if not stat.S_ISREG(kind):
         raise refuse(file, "is no plain file")
@@ -72,7 +79,7 @@ def read_origin(path: str | Path) -> dict[str, Any]:
             with safetensors.safe_open(file, framework="pt") as content:
                 return parse_origin(content.metadata(), str(file))
         except Unreadable as error:
-            raise InputError(" ".join(str(error).split())) from None
+            raise InputError(one_line(str(error))) from None
         except Exception as error:
             raise refuse(file, f"damaged, cut short or not a safetensors file ({error})") from None
     raw = _read_torch(file, head, values=False) if head.startswith(ZIP_MAGIC) else None
@@ -80,13 +87,14 @@ def read_origin(path: str | Path) -> dict[str, Any]:
         try:
             return parse_origin({ENTRY: said}, str(file))
         except Unreadable as error:
-            raise InputError(" ".join(str(error).split())) from None
+            raise InputError(one_line(str(error))) from None
     description = raw.get("description") if isinstance(raw, Mapping) else None
     return {"description": description} if isinstance(description, dict) else {}
 
 
 def _short(path: str | Path) -> str:
-    return text if len(text := str(path)) < 300 else f"{text[:100]}... ({len(text):,} characters)"
+    text = str(path)
+    return one_line(text) if len(text) <= 4096 else f"{text[:100]}... ({len(text):,} characters)"
 
 
 def _head(file: Path) -> bytes:
@@ -109,7 +117,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         state = safetensors.torch.load_file(file, device="cpu")
         check_sum(metadata, state, str(file))
     except Unreadable as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(one_line(str(error))) from None
     except Exception as error:
         raise refuse(file, f"damaged, cut short or not a safetensors file ({error})") from None
     return state

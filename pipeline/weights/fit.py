@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SHOWN = 3
+SHOWN, LONG = 3, 100
 COUNTER = "num_batches_tracked"  # of batch norms; files of torch 0.4 and older, and of converters, lack it
 
 
@@ -65,5 +65,7 @@ def _class_counts(pairs: list[tuple[tuple[int, ...], tuple[int, ...]]], layers: 
 
 
 def some(items: Iterable[str]) -> str:
+    """The first few of `items`, shortened."""
     items = list(items)
-    return ", ".join(items[:SHOWN]) + (", ..." if len(items) > SHOWN else "")
+    told = [item if len(item) <= LONG else f"{item[:LONG]}..." for item in items[:SHOWN]]
+    return ", ".join(told) + (", ..." if len(items) > SHOWN else "")

@@ -60,7 +60,7 @@ def words_in(names: Iterable[str]) -> set[str]:
 def held_in(raw: Any) -> list[Held]:
     """Every mapping in `raw` that has tensors as values, by itself or in further mappings and lists. Raises TooMuch."""
     found, looked_at = [], 0
-    level: list[tuple[tuple[str, ...], Any]] = [((), raw)]
+    level: list[tuple[tuple[str, ...], Any]] = [((), raw if isinstance(raw, Mapping | list | tuple) else ())]
     for _ in range(DEPTH):
         below: list[tuple[tuple[str, ...], Any]] = []
         for place, content in level:
