@@ -23,7 +23,7 @@ from pipeline.engine.run_lock import FolderLock
 from pipeline.engine.summary import is_summary
 from pipeline.files import put_aside, write_atomically, write_json, write_text
 from pipeline.plain_yaml import dump
-from pipeline.readings import Unreadable, read_object
+from pipeline.readings import Unreadable, read_json
 from pipeline.weights import sealed
 
 PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "ffcv", "apex")
@@ -137,9 +137,9 @@ class RunDir:
         """summary.json."""
         write_json(self.summary, summary)
 
-    def read_summary(self) -> Record | None:
-        """What a finished run left, None when there is none. Raises Unreadable (a ValueError)."""
-        return read_object(self.summary, finite=False) if self.summary.exists() else None
+    def read_summary(self) -> Any:
+        """What a finished run left, any JSON, None when there is none. Raises Unreadable (a ValueError)."""
+        return read_json(self.summary, finite=False) if self.summary.exists() else None
 
     def finished_summary(self) -> tuple[Record | None, list[str]]:
         """(the summary, None when there is none that can be used, what is to be said). A damaged one is set aside."""

@@ -1,7 +1,6 @@
 """What a run amounts to: last and best epoch, reported apart."""
 
 import statistics
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +61,11 @@ def summarise(
     }
 
 
-def is_summary(content: Mapping[str, Any]) -> bool:
+def is_summary(content: Any) -> bool:
     """Whether `content` holds what is read of a finished run."""
     numbers = ("top1_last", "top1_best", "best_epoch", "images_per_second", "seed", "epochs")
+    if not isinstance(content, dict):
+        return False
     known = all(isinstance(content.get(k), int | float) and not isinstance(content[k], bool) for k in numbers)
     return known and content.get("select_on") in ("test", "val") and isinstance(content.get("replaced_images", 0), int)
 
