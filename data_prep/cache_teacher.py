@@ -17,6 +17,9 @@ from typing import Literal, NamedTuple
 
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from pipeline import signals  # before torch, whose import takes seconds
+
+    signals.listen(signals.GOES_ON, signals.EXIT_CODE)
 
 from pipeline import entry  # before torch: see pipeline/__init__.py
 

@@ -18,6 +18,9 @@ from typing import Annotated
 
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from pipeline import signals  # before torch, whose import takes seconds
+
+    signals.listen()
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.console import Console

@@ -16,6 +16,9 @@ from tempfile import TemporaryDirectory
 
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from pipeline import signals  # before torch, whose import takes seconds
+
+    signals.listen()
 
 from pydantic import BaseModel, ConfigDict, Field
 

@@ -14,6 +14,9 @@ from typing import Literal
 
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from pipeline import signals  # before torch, whose import takes seconds
+
+    signals.listen()
 
 import numpy as np
 from numpy.typing import NDArray

@@ -15,6 +15,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from pipeline import signals  # before torch, whose import takes seconds
+
+    signals.listen()
 
 from pipeline import entry  # before torch: see pipeline/__init__.py
 

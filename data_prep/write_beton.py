@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal
 
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from pipeline import signals  # before torch, whose import takes seconds
+
+    signals.listen()
 
 from pipeline import entry  # before torch: see pipeline/__init__.py
 

@@ -33,6 +33,7 @@ from launch.records import (
 )
 from launch.rendezvous import torch_environment
 from pipeline import entry as endings
+from pipeline import signals
 from pipeline.engine.interrupts import EXIT_CODE, Interrupted
 
 LOCAL_AGAIN = 144  # submitit's local controller starts the tasks again
@@ -133,6 +134,8 @@ class Job:
 
     def _alone(self, run: Run) -> str:
         """The entry point in this process."""
+        # What training answers by itself, and what hangs and is ended, starts again in the same way.
+        signals.listen(signals.GOES_ON, EXIT_CODE, bounded=False).finish = lambda n: start_again(n, self.runs)
         module = ENTRIES[self.entry].load()
         sys.argv = [str(script_of(self.entry)), *run.words]
         failures = {**getattr(module, "FAILURES", {})}

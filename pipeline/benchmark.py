@@ -22,6 +22,9 @@ from typing import Any
 
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from pipeline import signals  # before torch, whose import takes seconds
+
+    signals.listen()
 
 from pipeline import entry
 from pipeline.assemble import ALIASES, NAMES

@@ -14,6 +14,9 @@ from typing import Any
 
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from pipeline import signals  # before torch, whose import takes seconds
+
+    signals.listen(signals.GOES_ON, signals.EXIT_CODE)
 
 from pipeline import entry  # before torch: see pipeline/__init__.py
 
@@ -178,6 +181,8 @@ def at_once(config: TrainConfig) -> None:
 
 def finish_together(config: TrainConfig, outcome: Outcome, display: Display) -> None:
     """seeds.json and the closing line, or how the process ends instead."""
+    if outcome.again:
+        sys.exit(SIGNALLED + outcome.again)
     if outcome.unfinished and (outcome.signal or not outcome.failed):
         left = ", ".join(map(str, outcome.unfinished))
         raise interrupts.Interrupted(outcome.signal or signal.SIGTERM, f"seeds {left} go on when started again")

@@ -13,6 +13,9 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    from pipeline import signals  # before torch, whose import takes seconds
+
+    signals.listen()
 
 from pipeline import entry
 from pipeline.config import compose, describe

@@ -1,18 +1,20 @@
 """Counts over a set, each sample once, whatever the number of ranks."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.contracts import Loader, ModelOutput
+from pipeline.contracts import Distiller, Loader, ModelOutput
 from pipeline.engine.ema import Ema
+from pipeline.engine.interrupts import Interrupts
 from pipeline.engine.parallel import World
 from pipeline.engine.recorded import Recorded
 from pipeline.engine.recorders import Recorder
+from pipeline.engine.update import Updater
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class Evaluation:
         self.network, self.predict, self.loader = network, predict, loader
         self.world, self.autocast, self.features, self.flip = world, autocast, features, flip
         self._total = torch.zeros(4, dtype=torch.float64, device=world.device)
+        self._most: int | None = None
         self._count = Recorded(self._add, recorder, lambda reason: None, lambda: [self._total])
 
     def _logits(self, image_BCHW: Tensor) -> Tensor:
@@ -78,15 +81,35 @@ class Evaluation:
         self._total[3] += F.cross_entropy(logits_BK, label_B, reduction="sum")
 
     @torch.no_grad()
-    def __call__(self) -> Score:
+    def __call__(self, interrupts: Interrupts | None = None) -> Score:
+        """Raises Stopped where `interrupts` says so, on all ranks at the same batch."""
         was_training = self.network.training
         self.network.eval()
         self._total.zero_()
-        for batch in self.loader:
-            self._count({"image": batch.image_BCHW, "label": batch.label_B})
-        self.network.train(was_training)
+        try:
+            self._count_all(interrupts)
+        finally:
+            self.network.train(was_training)
         samples, top1, top5, loss = self.world.sum(self._total.clone()).tolist()
         return Score(samples=int(samples), correct_top1=int(top1), correct_top5=int(top5), loss=loss / max(samples, 1))
+
+    def _count_all(self, interrupts: Interrupts | None) -> None:
+        batches = 0
+        for batch in self.loader if interrupts is None else interrupts.awaited(self.loader):
+            self._count({"image": batch.image_BCHW, "label": batch.label_B})
+            batches += 1
+            if interrupts is not None:
+                interrupts.stop_if_asked()
+        if interrupts is not None and self.world.ranks > 1:
+            for _ in range(self._most_batches() - batches):  # ranks ask equally often
+                interrupts.stop_if_asked()
+
+    def _most_batches(self) -> int:
+        """Of a rank: parts of the set may differ by an image, and so by a batch."""
+        if self._most is None:
+            own = torch.tensor(len(self.loader), device=self.world.device)
+            self._most = int(self.world.largest(own))
+        return self._most
 
 
 def averaged_buffers(network: nn.Module, world: World) -> dict[str, Tensor]:
@@ -118,3 +141,19 @@ def inference_state(network: nn.Module, ema: Ema | None, world: World) -> Iterat
         finally:
             for name, value in kept.items():
                 present[name].copy_(value)
+
+
+@contextmanager
+def predicting(student: nn.Module, distiller: Distiller, updater: Updater, world: World) -> Iterator[None]:
+    """Student and, where the method predicts, the method as inference uses them; put back afterwards."""
+    other = distiller.predictor()
+    was_training = distiller.training
+    with ExitStack() as stack:
+        stack.enter_context(inference_state(student, updater.ema, world))
+        if other is not None:
+            stack.enter_context(inference_state(other, updater.predictor_ema, world))
+        distiller.eval()
+        try:
+            yield
+        finally:
+            distiller.train(was_training)

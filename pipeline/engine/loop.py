@@ -1,20 +1,19 @@
 """The training loop: steps, epochs, evaluation, checkpoints, resume."""
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
 from pipeline.config import TrainConfig
 from pipeline.contracts import Batch, Distiller, Loader, TeacherSource
-from pipeline.engine.evaluate import Evaluation, Score, inference_state
-from pipeline.engine.interrupts import Interrupted, Interrupts
+from pipeline.engine.evaluate import Evaluation, Score, predicting
+from pipeline.engine.interrupts import Interrupted, Interrupts, Stopped
 from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Clock, Meters
 from pipeline.engine.parallel import World, recorder_for
@@ -87,6 +86,7 @@ class Trainer:
         self.epochs = -(-self.total_steps // self.steps_per_epoch)
         self.done = 0  # optimiser steps
         self.closed = 0  # epochs whose record is written
+        self.saved = (-1, -1)  # where both stood at the last checkpoint of this process
         self.records: list[Record] = []
         self.resumed = 0
         self.wall_before = 0.0
@@ -111,9 +111,13 @@ class Trainer:
         try:
             while self.closed < self.epochs:
                 self.train_epoch(interrupts)
-                record = self._close_epoch()
+                record = self._close_epoch(interrupts)
                 self._publish(partial(log_to, trackers, record))
+                if self.closed < self.epochs:
+                    interrupts.stop_if_asked()
             interrupts.drain()
+        except Stopped as stopped:
+            self._save_and_stop(stopped.number, interrupts)
         finally:
             self.reporter.end_epoch()
             interrupts.restore()
@@ -144,7 +148,7 @@ class Trainer:
         self.runner.train_mode()
         self.reporter.start_epoch(self.closed + 1, self.epochs, first, self.steps_per_epoch)
         self.clock.start_epoch()
-        for batch in self.parts.train:
+        for batch in interrupts.awaited(self.parts.train):
             self.clock.data_arrived()
             if self._train_step(batch):
                 self.clock.leave_out()
@@ -177,20 +181,33 @@ class Trainer:
             speed = figures["images_per_second"] or float("inf")
             self.reporter.figures(self.closed + 1, self.epochs, in_epoch, self.steps_per_epoch, figures, left / speed)
         wish = interrupts.poll()
-        if wish or (run.checkpoint_steps and self.done % run.checkpoint_steps == 0):
-            self._save_last()
+        if not wish and run.checkpoint_steps and self.done % run.checkpoint_steps == 0:
+            self._save_last(interrupts)
             self.clock.resume()
         if wish:
-            raise Interrupted(wish, self.done)
+            raise Stopped(wish)
 
-    def _close_epoch(self) -> Record:
+    def _save_and_stop(self, number: int, interrupts: Interrupts) -> NoReturn:
+        """The answer to a signal: a checkpoint, where it holds more than the last one, and the end."""
+        if not interrupts.saves:
+            raise Stopped(number)
+        if (self.done, self.closed) != self.saved:
+            self._save_last(interrupts)
+        text = f"stopped after step {self.done}, checkpoint written"
+        pending = self.done >= min((self.closed + 1) * self.steps_per_epoch, self.total_steps)
+        raise Interrupted(number, f"{text}; its epoch is evaluated when the run goes on" if pending else text)
+
+    def _close_epoch(self, interrupts: Interrupts) -> Record:
+        """Evaluates and records. A signal in between leaves the epoch open, for a resumed run to close."""
         self.latch.check(self.world)
         epoch = self.closed + 1
         lr = learning_rate(self.config.optim, self.done - 1, self.steps_per_epoch)
         figures = self.meters.read(self.world) | self.clock.epoch_figures()
         evaluated = epoch % self.config.run.eval_every == 0 or epoch == self.epochs
         with self._inference():
-            scores = {name: self.evaluations[name]() if evaluated else None for name in self.parts.evaluations}
+            scores = {
+                name: self.evaluations[name](interrupts) if evaluated else None for name in self.parts.evaluations
+            }
             record = self._record(epoch, lr, figures, scores)
             self.records.append(record)
             if evaluated and best_record(self.records, self.config.select_on) is record:
@@ -199,25 +216,15 @@ class Trainer:
                 self._publish(lambda: self.run.checkpoints.save_best(best))
         self._publish(lambda: self.run.append(record))
         self.closed = epoch
-        self._save_last()
+        self._save_last(interrupts)
         self._publish(self.run.checkpoints.publish_best)
         if self.config.run.keep_every and epoch % self.config.run.keep_every == 0:
             self._publish(lambda: self.run.checkpoints.keep(epoch))
         self.reporter.record(record, self.epochs)
         return record
 
-    @contextlib.contextmanager
-    def _inference(self) -> Iterator[None]:
-        """Student and, where the method predicts, the method as inference uses them; put back afterwards."""
-        other = self.parts.distiller.predictor()
-        was_training = self.parts.distiller.training
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(inference_state(self.parts.student, self.updater.ema, self.world))
-            if other is not None:
-                stack.enter_context(inference_state(other, self.updater.predictor_ema, self.world))
-            self.parts.distiller.eval()
-            yield
-        self.parts.distiller.train(was_training)
+    def _inference(self) -> AbstractContextManager[None]:
+        return predicting(self.parts.student, self.parts.distiller, self.updater, self.world)
 
     def _evaluations(self, recorder: Recorder | None) -> dict[str, Evaluation]:
         parts, network, data = self.parts, self.parts.student, self.config.data
@@ -265,11 +272,13 @@ class Trainer:
         """Seconds of this run so far, in all its processes."""
         return self.wall_before + time.perf_counter() - self.started
 
-    def _save_last(self) -> None:
+    def _save_last(self, interrupts: Interrupts) -> None:
+        interrupts.saving()
         self.latch.check(self.world)
         self.replaced.settle(self._publish)
         state = state_of(self)
         self._publish(lambda: self.run.checkpoints.save_last(state))
+        self.saved = (self.done, self.closed)
 
     def _publish(self, write: Callable[[], object]) -> None:
         """The leader writes; when it cannot, every rank stops with the reason."""

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, fx, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline import meeting, peers
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import InputError, NotWritten
 from pipeline.engine.recorders import CudaRecorder, FusedCapture, Recorder, Tracer
@@ -91,8 +92,9 @@ class World:
 
 
 def world_size() -> tuple[int, int]:
-    """(rank, ranks) as the launcher (torchrun) says; (0, 1) under plain python."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    """(rank, ranks) as the launcher (torchrun) says; (0, 1) under plain python. Raises InputError for nonsense."""
+    at = meeting.place()
+    return at.rank, at.ranks
 
 
 def pick_device(runtime: RuntimeConfig) -> torch.device:
@@ -102,7 +104,7 @@ def pick_device(runtime: RuntimeConfig) -> torch.device:
         raise InputError("runtime.device=cuda, but torch sees no CUDA device here")
     if runtime.device == "cpu" or not has_cuda:
         return torch.device("cpu")
-    local = int(os.environ.get("LOCAL_RANK", 0))
+    local = meeting.place().local
     if local >= torch.cuda.device_count():
         raise InputError(f"{local + 1} ranks on this node, but only {torch.cuda.device_count()} CUDA devices")
     return torch.device("cuda", local)
@@ -110,8 +112,12 @@ def pick_device(runtime: RuntimeConfig) -> torch.device:
 
 @contextlib.contextmanager
 def start(runtime: RuntimeConfig) -> Iterator[World]:
-    """Joins the process group that torchrun describes and sets the process-wide switches; leaves it at the end."""
-    rank, ranks = world_size()
+    """Joins the process group that torchrun describes and sets the process-wide switches; leaves it at the end.
+
+    After an error the group stays: entry.run says why, to the other ranks too, before the process ends.
+    """
+    at = meeting.place()
+    rank, ranks = at.rank, at.ranks
     device = pick_device(runtime)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
@@ -123,13 +129,13 @@ def start(runtime: RuntimeConfig) -> Iterator[World]:
         torch.use_deterministic_algorithms(True)
     side = rows = None
     if ranks > 1:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(minutes=30))
+        backend, limit = "nccl" if device.type == "cuda" else "gloo", datetime.timedelta(minutes=30)
+        dist.init_process_group(backend, store=meeting.meet(at), rank=rank, world_size=ranks, timeout=limit)
         side, rows = dist.new_group(backend="gloo"), dist.new_group()
-    try:
-        yield World(rank=rank, ranks=ranks, device=device, side=side, rows=rows)
-    finally:
-        if ranks > 1:
-            dist.destroy_process_group()
+    yield World(rank=rank, ranks=ranks, device=device, side=side, rows=rows)
+    if ranks > 1:
+        peers.part()
+        dist.destroy_process_group()
 
 
 def autocast_factory(runtime: RuntimeConfig, device: torch.device) -> Callable[[], AbstractContextManager[object]]:

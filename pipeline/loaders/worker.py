@@ -1,5 +1,6 @@
 """`torch`: worker processes of torch.utils.data.DataLoader decode, cut, mirror and rotate on the host."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -18,6 +19,10 @@ from pipeline.loaders.chain import Chain
 from pipeline.loaders.epochs import EpochLoader, Reads
 from pipeline.loaders.host import HostBatches, Made, Task
 from pipeline.loaders.plan import Plan
+
+LOOK_SECONDS = 1.0
+PR_SET_PDEATHSIG = 1
+_started_by_the_trainers_main_thread = False  # forked workers see what stood here
 
 
 class Tasks:
@@ -38,19 +43,24 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
     """Terminals, torchrun and Slurm signal all processes of a job: a worker must live until the trainer has finished.
 
     Only the trainer's own SIGTERM ends a worker: ignored altogether, it would make the trainer wait for ever at exit,
-    where multiprocessing terminates what is left and joins it. A trainer that is killed is noticed by DataLoader's
-    watchdog within seconds.
+    where multiprocessing terminates what is left and joins it. A trainer that is gone, however it went, ends it within
+    a second, in a read that hangs too (DataLoader's own watchdog looks between batches only); the kernel does so at
+    once, and also where the worker is stopped.
     """
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _started_by_the_trainers_main_thread:  # the kernel means the thread that forked, not its process
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_when_the_trainer_says, daemon=True).start()
 
 
 def _end_when_the_trainer_says() -> None:
     trainer = multiprocessing.parent_process()  # not os.getppid(): that may be a fork server
-    while trainer and signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer.pid:
-        pass
+    while trainer is not None and trainer.is_alive():
+        heard = signal.sigtimedwait({signal.SIGTERM}, LOOK_SECONDS)
+        if heard is not None and heard.si_pid == trainer.pid:
+            break
     os._exit(0)
 
 
@@ -91,5 +101,7 @@ class WorkerLoader(EpochLoader):
             yield made.pixels_BHWC.to(self._device, non_blocking=True)
 
     def _start(self, tasks: Iterator[Task]) -> Iterator[Made | InputError]:
+        global _started_by_the_trainers_main_thread
         self._tasks.tasks = tasks
+        _started_by_the_trainers_main_thread = threading.current_thread() is threading.main_thread()
         return iter(self._loader)

@@ -12,12 +12,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from multiprocessing.connection import Connection
-from types import FrameType
 from typing import Any
 
 import torch
 
-from pipeline.engine.interrupts import EXIT_CODE, Interrupts
+from pipeline import signals
+from pipeline.engine.interrupts import EXIT_CODE
 from pipeline.engine.reporter import Reporter, clock_text, figures_text
 from pipeline.engine.seeds.share import WARM, Seen
 
@@ -102,13 +102,6 @@ class SeedReporter(Reporter):
         return Seen(steps=self._steps, device="cuda", free=free, peak=torch.cuda.max_memory_reserved())
 
 
-def _early(number: int, frame: FrameType | None) -> None:
-    """A signal before training listens itself, or after it has ended: there is nothing to save."""
-    for other in Interrupts.SIGNALS:
-        signal.signal(other, signal.SIG_IGN)
-    sys.exit(EXIT_CODE)
-
-
 def _die_with(parent: int) -> None:
     """Asks the kernel for SIGTERM at the parent's death, however it dies: the run ends with a checkpoint."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -119,18 +112,20 @@ def _die_with(parent: int) -> None:
 def run_child(
     work: Work, seed: int, pipe: Connection, others: Sequence[Connection], threads: int, *, bars: bool, parent: int
 ) -> None:
-    """The process's whole life; Interrupts.SIGNALS are blocked when it begins, so that none meets the parent's handler.
+    """The process's whole life; signals.SIGNALS are blocked when it begins, so that none meets the parent's handler.
 
     work: trains `seed` and ends by SystemExit or returning. others: the parent's ends of pipes, which a child must not
     keep open: it would wait for ever on a parent that is gone.
     """
-    for number in Interrupts.SIGNALS:
-        signal.signal(number, _early)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, Interrupts.SIGNALS)
+    for number in signals.SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    listener, channel = signals.listen(signals.GOES_ON, EXIT_CODE), Channel(pipe)
+    listener.say = lambda text: channel.send("line", "stderr", text)
+    listener.together = signals.TOGETHER_LAUNCHED  # a terminal's Ctrl-C comes from the parent once more
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals.SIGNALS)
     for other in others:
         other.close()
     _die_with(parent)
-    channel = Channel(pipe)
     out, err = Lines(channel, "stdout"), Lines(channel, "stderr")
     sys.stdout, sys.stderr = out, err
     os.environ["OMP_NUM_THREADS"] = str(threads)  # for processes and libraries that this one starts

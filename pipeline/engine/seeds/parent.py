@@ -6,9 +6,11 @@ import json
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import connection
+from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from pipeline.engine.interrupts import EXIT_CODE, Interrupts
 from pipeline.engine.seeds.child import Work, run_child
 from pipeline.engine.seeds.display import Display
 from pipeline.engine.seeds.share import Seen, Share, limit_by
+from pipeline.signals import LEAVE, SAVE, STEP, TOGETHER
 
 BAD_INPUT = 2
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
@@ -35,10 +38,11 @@ class _Running(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """codes: of each seed that was started, as multiprocessing gives them (-9: killed by signal 9); signal: that this
-    process received, 0 = none; not_begun: seeds that were never started."""
+    process received, 0 = none; again: a second one; not_begun: seeds that were never started."""
 
     codes: dict[int, int]
     signal: int
+    again: int
     not_begun: list[int]
 
     @property
@@ -67,6 +71,14 @@ def code_text(code: int) -> str:
     return f"{killed} (out of memory?)" if code == -signal.SIGKILL else killed
 
 
+def _is_stopped(pid: int | None) -> bool:
+    """Whether a process stands still on SIGSTOP."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except OSError:
+        return False
+
+
 class _Parent:
     """The state of train_together."""
 
@@ -76,6 +88,8 @@ class _Parent:
         self.running: dict[int, _Running] = {}
         self.codes: dict[int, int] = {}
         self.received = 0
+        self.again = 0  # number of a second signal
+        self.at = 0.0  # when the last one was heard
         self.limit = 1  # until the first one is under way: what is wrong with all of them is then said once
         self.stepped = False
         self.hear: dict[str, Callable[..., None]] = {
@@ -92,9 +106,11 @@ class _Parent:
                     self._start_what_fits()
                     self._listen()
                     self._reap()
+                    self._end_what_hangs()
             finally:
                 self._end_all()
-        return Outcome(codes=dict(sorted(self.codes.items())), signal=self.received, not_begun=self.waiting)
+        codes = dict(sorted(self.codes.items()))
+        return Outcome(codes=codes, signal=self.received, again=self.again, not_begun=self.waiting)
 
     @contextlib.contextmanager
     def _handlers(self) -> Iterator[None]:
@@ -106,11 +122,26 @@ class _Parent:
                 signal.signal(number, handler)
 
     def _forward(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
+        now = time.monotonic()
+        if self.received and now - self.at >= TOGETHER:
+            self.again, self.at = number, now
+        elif not self.received:
+            self.received, self.at = number, now
         for child in self.running.values():
             if child.process.pid is not None:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child.process.pid, number)
+
+    def _end_what_hangs(self) -> None:
+        """Children answer signals by themselves; but one that is stopped cannot, nor one whose disk does not answer."""
+        if not self.received:
+            return
+        waited = time.monotonic() - self.at
+        for seed, child in self.running.items():
+            limit = LEAVE if self.again else STEP + LEAVE if _is_stopped(child.process.pid) else STEP + SAVE + LEAVE
+            if waited > limit and child.process.is_alive():
+                self.display.note(f"seed {seed} did not end within {waited:.0f} s: killed", error=True)
+                child.process.kill()
 
     def _start_what_fits(self) -> None:
         while self.waiting and len(self.running) < self.limit and not self.received:
@@ -177,6 +208,8 @@ class _Parent:
             child.pipe.close()  # nobody reads any more: a child must not wait for that
             child.process.terminate()
         for child in self.running.values():
+            child.process.join(STEP + LEAVE)
+            child.process.kill()
             child.process.join()
 
 

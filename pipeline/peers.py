@@ -1,0 +1,105 @@
+"""What the ranks of a job tell each other about their ends, so that a reason is said once and by whom it is.
+
+A rank that fails by itself leaves its reason in the store of the rendezvous before it ends. The others then meet a
+closed connection: they look here for why, and end in the same way. Imports the standard library only.
+"""
+
+import contextlib
+import json
+import os
+import time
+from typing import Any, NamedTuple
+
+WAIT = 2.0  # seconds for another rank to say its reason
+PAUSE = 0.02
+
+
+class End(NamedTuple):
+    """How a rank ended: exit code and the lines that it has to say."""
+
+    code: int
+    text: str
+
+
+class Peers:
+    """store: torch's, that all ranks reach; rank: of this process among `ranks`."""
+
+    def __init__(self, store: Any, rank: int, ranks: int) -> None:
+        self.store, self.rank, self.ranks = store, rank, ranks
+
+    def tell(self, end: End) -> None:
+        """Leaves how this rank ends. Nothing happens where the store is gone."""
+        with contextlib.suppress(Exception):
+            self.store.set(_key(self.rank), json.dumps(end))
+
+    def ended(self, rank: int) -> End | None:
+        """How `rank` ended; None where it has not said so, or nobody can be asked any more."""
+        with contextlib.suppress(Exception):
+            if self.store.check([_key(rank)]):
+                return End(*json.loads(self.store.get(_key(rank))))
+        return None
+
+    def first_ended(self) -> tuple[int, End] | None:
+        """The lowest other rank that has ended, and how."""
+        for rank in range(self.ranks):
+            if rank != self.rank and (end := self.ended(rank)):
+                return rank, end
+        return None
+
+    def is_new(self, end: End) -> bool:
+        """Whether rank 0 does not say the same."""
+        deadline = time.monotonic() + WAIT
+        while time.monotonic() < deadline:
+            if (said := self.ended(0)) is not None:
+                return said.text != end.text
+            time.sleep(PAUSE)
+        return True
+
+    def wait_for_a_reason(self) -> tuple[int, End] | None:
+        """Of another rank, that has ended or is about to say why."""
+        deadline = time.monotonic() + WAIT
+        while (found := self.first_ended()) is None and time.monotonic() < deadline:
+            time.sleep(PAUSE)
+        return found
+
+    def linger(self) -> None:
+        """The store may end with this process: until the others have asked, or `WAIT` is over."""
+        deadline = time.monotonic() + WAIT
+        while time.monotonic() < deadline and not all(self.ended(rank) for rank in range(self.ranks)):
+            time.sleep(PAUSE)
+
+
+def _key(rank: int) -> str:
+    return f"stillhouse/ended/{rank}"
+
+
+_peers: Peers | None = None
+
+
+def meet(store: Any, rank: int, ranks: int) -> None:
+    """The ranks of this job have found each other."""
+    global _peers
+    _peers = Peers(store, rank, ranks)
+
+
+def part() -> None:
+    """The group has ended in order."""
+    global _peers
+    _peers = None
+
+
+def current() -> Peers | None:
+    """None on one rank, and before the ranks have met."""
+    return _peers
+
+
+def this_rank() -> int:
+    """As the launcher says; 0 where it says nothing that makes sense."""
+    said = os.environ.get("RANK", "0")
+    return int(said) if said.isdecimal() else 0
+
+
+def first_on_its_node() -> bool:
+    """Whether nobody on this machine has a lower rank: what a command line or a file of it says wrong is then said
+    once on each machine."""
+    return this_rank() == 0 or os.environ.get("LOCAL_RANK", "") == "0"
