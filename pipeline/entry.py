@@ -82,26 +82,32 @@ def _said(end: End, *, of_group: bool = False) -> int:
     group = peers.current()
     if group is None:
         # Before the ranks have met. What a command line or a file says wrong is said once on each machine.
-        if peers.first_on_its_node():
-            _print(end.text)
+        if peers.first_on_its_node() or end.code == FAILED:
+            _print_of_rank(peers.this_rank(), end)
         return end.code
     if of_group and (found := group.wait_for_a_reason()):
         rank, other = found
         if group.rank == 0:
             _print(f"error: rank {rank} ended with code {other.code}, and so does this run")
+            group.tell(End(other.code, ""))
+        group.leave()
         return other.code
     group.tell(end)
     if group.rank == 0:
         _print(end.text)
-        group.linger()
     elif group.is_new(end):
-        _print("\n".join(f"rank {group.rank}: {line}" for line in end.text.splitlines()))
+        _print_of_rank(group.rank, end)
+    group.leave()
     return end.code
 
 
 def _print(text: str) -> None:
     sys.stdout.flush()
     print(text, file=sys.stderr, flush=True)
+
+
+def _print_of_rank(rank: int, end: End) -> None:
+    _print("\n".join(f"rank {rank}: {line}" if rank else line for line in end.text.splitlines()))
 
 
 def _silent(args: object) -> None:

@@ -1,6 +1,6 @@
 """What a machine does to a run (memory, disk, files, workers, network), told from defects of ours by one line.
 
-Imports the standard library only; errors of torch are known by their names and texts.
+Errors of torch are known by their names and texts.
 """
 
 import errno

@@ -11,6 +11,7 @@ import time
 from typing import Any, NamedTuple
 
 WAIT = 2.0  # seconds for another rank to say its reason
+SAME = 5.0  # for rank 0 to meet what this rank has met: busy machines are seconds apart
 PAUSE = 0.02
 
 
@@ -48,7 +49,7 @@ class Peers:
 
     def is_new(self, end: End) -> bool:
         """Whether rank 0 does not say the same."""
-        deadline = time.monotonic() + WAIT
+        deadline = time.monotonic() + SAME
         while time.monotonic() < deadline:
             if (said := self.ended(0)) is not None:
                 return said.text != end.text
@@ -62,11 +63,14 @@ class Peers:
             time.sleep(PAUSE)
         return found
 
-    def linger(self) -> None:
-        """The store may end with this process: until the others have asked, or `WAIT` is over."""
-        deadline = time.monotonic() + WAIT
-        while time.monotonic() < deadline and not all(self.ended(rank) for rank in range(self.ranks)):
-            time.sleep(PAUSE)
+    def leave(self) -> None:
+        """This rank asks no more. The store may end with rank 0: it waits for the others, `WAIT` seconds at most."""
+        with contextlib.suppress(Exception):
+            self.store.set(f"stillhouse/left/{self.rank}", "1")
+            deadline = time.monotonic() + WAIT
+            others = [f"stillhouse/left/{rank}" for rank in range(1, self.ranks)]
+            while self.rank == 0 and time.monotonic() < deadline and not self.store.check(others):
+                time.sleep(PAUSE)
 
 
 def _key(rank: int) -> str:
