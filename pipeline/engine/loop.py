@@ -1,5 +1,6 @@
 """The training loop: steps, epochs, evaluation, checkpoints, resume."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
