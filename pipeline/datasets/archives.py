@@ -149,7 +149,7 @@ def safe_name(member: Member, path: Path, top: str | None) -> PurePosixPath:
     """The member's name. Raises InputError when it is no plain file or folder that lies inside."""
     name = PurePosixPath(member.name)
     inside = ".." not in name.parts and not name.is_absolute() and (top is None or name.parts[:1] == (top,))
-    if not inside or not (member.plain or member.folder):
+    if not inside or not (member.folder or (member.plain and name.parts)):
         where = f"{top}/" if top else "the archive"
         raise InputError(f"{path} holds {member.name!r}, which is no plain file inside {where}: refused")
     return name
