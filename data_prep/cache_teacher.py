@@ -47,6 +47,7 @@ from pipeline.files import write_text
 from pipeline.loaders.plan import STEP_KINDS
 from pipeline.methods import build_distiller, declared_by, make_setting
 from pipeline.teacher_sources import Ask, build_live
+from pipeline.teacher_values import with_own_values
 from pipeline.teachers.cache_format import CHUNK, Layout
 
 MADE = "made.yaml"
@@ -104,8 +105,10 @@ def open_source(config: TrainConfig, world: World) -> Source:
     images = image_set(config.dataset, config.data, "train", world)
     check_classes(images)
     needs = Signal.LOGITS
-    teacher = build_live(config, Ask(needs, images.num_classes, world), config.teacher.source)
+    teacher = build_live(config, Ask(needs, images.num_classes, world, images.class_names), config.teacher.source)
     assert teacher.network is not None
+    if teacher.network.untrained:
+        raise InputError(f"a cache holds logits, but {teacher.network.untrained}")
     student = build_student(config, images.num_classes) if config.student.model else teacher.network
     streams = dict(build_distiller(config, make_setting(config, student, teacher, images)).shown_streams)
     mixed = any(stream.kind in STEP_KINDS for stream in streams.values())
@@ -272,7 +275,10 @@ def help_text() -> str:
 def main(argv: list[str]) -> None:
     """The command line."""
     config = read_config(argv)
+    config, lines = with_own_values(config)
     with parallel.start(config.runtime) as world:
+        if world.leader:
+            print(*lines, sep="\n", end="\n" if lines else "", flush=True)
         write_cache(config, world)
 
 

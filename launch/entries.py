@@ -28,13 +28,11 @@ def check_cache(words: list[str]) -> Any:
 
 def check_evaluate(words: list[str]) -> Any:
     """The EvaluateConfig of `words`."""
-    from pipeline.assemble import ALIASES, NAMES
-    from pipeline.config import EvaluateConfig, compose
+    from pipeline.config import EvaluateConfig
+    from pipeline.described import composed
     from pipeline.evaluate import KEYS
-    from pipeline.run_keys import words_of_run
 
-    aliases = ALIASES | {"checkpoint": "student.checkpoint"}
-    return compose(EvaluateConfig, words_of_run(words) + words, aliases=aliases, names={k: NAMES[k] for k in KEYS})
+    return composed(EvaluateConfig, words, KEYS)[0]
 
 
 def check_benchmark(words: list[str]) -> Any:

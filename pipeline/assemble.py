@@ -26,6 +26,7 @@ from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 from pipeline.methods import (
     build_distiller,
+    check_classifier,
     check_growth,
     in_form,
     make_setting,
@@ -202,8 +203,10 @@ def build(config: TrainConfig, world: World, sets: tuple[ImageSet, ImageSet] | N
     student = build_student(config, images.num_classes)
     student = in_form(student, kinds, config.variant, config.data.image_size)
     autocast = autocast_factory(config.runtime, world.device)
-    teacher = build_teacher(config, Ask(needs, images.num_classes, world))
-    distiller = build_distiller(config, make_setting(config, student, teacher, images))
+    teacher = build_teacher(config, Ask(needs, images.num_classes, world, images.class_names))
+    setting = make_setting(config, student, teacher, images)
+    distiller = build_distiller(config, setting)
+    check_classifier(config, distiller, setting, teacher)
     check_growth(config, distiller, teacher)
     train, evaluations = build_loaders(config, world, images, test_images, distiller.streams, teacher.views)
     accept_cache(config, teacher, images, train, distiller.shown_streams)

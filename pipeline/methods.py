@@ -1,19 +1,22 @@
 """From a configuration to the method: its parts, the form of the networks, what it may know. For entry points only."""
 
 import contextlib
+import copy
 from collections.abc import Iterator, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline import networks
 from pipeline.config import TrainConfig, layer_file, parts_of, validate_arguments
-from pipeline.contracts import Distiller, InputError, Setting, Signal, TeacherSource
+from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Shapes, Signal, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.combined import Combined
 from pipeline.models.cam import FORMS
 from pipeline.teachers.preprocess import Preprocess
+
+PROBED = 4  # rows
 
 
 @contextlib.contextmanager
@@ -93,6 +96,46 @@ def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
     if distiller.relates_samples and config.optim.accumulate > 1:
         raise InputError(f"method {config.method} relates all samples of a batch: use optim.accumulate=1")
     return distiller
+
+
+def check_classifier(config: TrainConfig, distiller: Distiller, setting: Setting, teacher: TeacherSource) -> None:
+    """Raises InputError where the method learns from the logits of a classifier that is untrained."""
+    reason = getattr(teacher.network, "untrained", None)
+    if reason and reads_logits(distiller, setting):
+        raise InputError(f"method {config.method} learns from its teacher's logits, but {reason}")
+
+
+@torch.no_grad()
+def reads_logits(distiller: Distiller, setting: Setting) -> bool:
+    """Whether the terms depend on the teacher's logits, which most feature methods read at a weight above 0 only."""
+    if distiller.streams or distiller.teacher_pass or setting.teacher is None:
+        return True
+    generator = torch.Generator().manual_seed(0)
+
+    def output(shapes: Shapes) -> ModelOutput:
+        features, preact = (
+            tuple(torch.rand(PROBED, *shape, generator=generator) for shape in maps)
+            for maps in (shapes.features, shapes.preact)
+        )
+        logits_BK, pooled_BD = (torch.rand(PROBED, n, generator=generator) for n in (shapes.classes, shapes.pooled))
+        return ModelOutput(logits_BK, pooled_BD, features, preact)
+
+    student, taught = output(setting.student), output(setting.teacher)
+    index_B = torch.arange(PROBED)
+    batch = Batch(image_BCHW=torch.zeros(PROBED, 3, 1, 1), label_B=index_B % setting.student.classes, index_B=index_B)
+
+    def spoilt(logits_BK: Tensor) -> bool:
+        method, teacher = copy.deepcopy(distiller), taught._replace(logits_BK=logits_BK)
+        terms = method(student, teacher, batch, torch.zeros(()))
+        if method.first_stage is not None:
+            terms |= method.first_stage_terms(student, teacher, batch)
+        return any(not bool(term.isfinite()) for term in terms.values())
+
+    try:
+        with torch.random.fork_rng():
+            return spoilt(taught.logits_BK) or spoilt(torch.full_like(taught.logits_BK, torch.nan))
+    except Exception:  # whatever a method does with so small a batch: it is not shown to do without
+        return True
 
 
 def check_growth(config: TrainConfig, distiller: Distiller, teacher: TeacherSource) -> None:

@@ -13,21 +13,28 @@ from pipeline.cache_identity import identity_of, precision_of
 from pipeline.config import TrainConfig
 from pipeline.contracts import Distiller, InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import ImageSet
+from pipeline.description import check_classes
 from pipeline.engine.parallel import World, autocast_factory, place, prepare_frozen
 from pipeline.methods import declared_by, in_form, method_kinds, seeded, teacher_preprocess
 from pipeline.models.folding import fold_norms
+from pipeline.models.predicting import PredictingNetwork
+from pipeline.predictors import predictor_of
+from pipeline.run_keys import known_of
 from pipeline.teachers import TEACHERS
 from pipeline.teachers.beside import Beside, SideStream
 from pipeline.teachers.cached import CachedTeacher
 from pipeline.teachers.live import LiveTeacher, NoTeacher
 
+UNTRAINED = "untrained"  # attribute of a teacher's network: why its classifier must not be used, None where it may
+
 
 class Ask(NamedTuple):
-    """What a run asks of its teacher: signals, classes of the data set; and where it runs."""
+    """What a run asks of its teacher: signals, classes of the data set and their names; and where it runs."""
 
     needs: Signal
     num_classes: int
     world: World
+    class_names: tuple[str, ...] = ()
 
 
 def build_teacher(config: TrainConfig, ask: Ask) -> TeacherSource:
@@ -149,11 +156,39 @@ def _network(config: TrainConfig, ask: Ask, image_size: int) -> nn.Module:
             options=teacher.args,
             other_sizes=() if own_size else {data.smallest_size} - {data.image_size},
         )
+    network = _whole(config, ask, network, image_size)
     if declared_by(config, "teacher_probed"):
         with seeded(config.seed, 3), torch.no_grad():
             network.train()(torch.randn(1, 3, data.image_size, data.image_size))
     network = in_form(network, method_kinds(config), config.variant, image_size)
     return place(network, config.runtime, ask.world.device).eval()
+
+
+def _whole(config: TrainConfig, ask: Ask, network: nn.Module, image_size: int) -> nn.Module:
+    """`network` with all that its file predicts by; a library's classifier that is untrained may not be asked for.
+
+    Raises InputError where the method wants what such a teacher has not, or the file's classes are in another order.
+    """
+    teacher = config.teacher
+    setattr(network, UNTRAINED, networks.new_classifier(str(teacher.model), teacher.checkpoint, ask.num_classes))
+    file = networks.find(str(teacher.model), teacher.checkpoint, config.dataset, teacher.root)
+    known = known_of(file)
+    if known is not None and known.description is not None:
+        for line in filter(None, [check_classes(known.description.class_names, ask.class_names, known.source)]):
+            if ask.world.leader:
+                print(line, flush=True)
+    predictor = predictor_of(file, network, image_size)
+    if predictor is None:
+        return network
+    missing = ask.needs & (Signal.POOLED | Signal.WEIGHTS)
+    formed = [name for name, kind in method_kinds(config).items() if kind.forms]
+    if missing or formed:
+        wanted = missing.name if missing else "class maps"
+        raise InputError(
+            f"method {config.method} wants {wanted} of its teacher, and {file} predicts by "
+            f"{type(predictor).__name__}, through which only logits and the network's own maps can be had"
+        )
+    return PredictingNetwork(network, predictor)
 
 
 def overlap(

@@ -42,6 +42,8 @@ from pipeline.engine.summary import seeds_text
 from pipeline.files import write_json
 from pipeline.loaders import LOADERS
 from pipeline.models import MODELS
+from pipeline.networks import new_classifier
+from pipeline.teacher_values import refuse_earlier, with_own_values
 
 FAILURES: dict[type[Exception], int] = {
     interrupts.Interrupted: interrupts.EXIT_CODE,
@@ -86,6 +88,10 @@ def header(config: TrainConfig, parts: Parts, world: World, train_images: int) -
     taught = parts.teacher.network
     if taught is not None:
         lines.insert(2, f"teacher {config.teacher.model} {sum(p.numel() for p in taught.parameters()):,} parameters")
+    classes = (parts.description or {}).get("num_classes", 0)
+    anew = new_classifier(str(config.student.model), config.student.checkpoint, classes)
+    if anew:
+        lines.append(f"student.checkpoint=auto: {anew} at first")
     if world.ranks > 1 and not config.runtime.sync_bn:
         lines.append("batch-norm statistics are per rank (runtime.sync_bn=true: over all ranks)")
     if parts.distiller.needs and config.teacher.checkpoint == "none":
@@ -107,14 +113,18 @@ def train_one(
     """
     if config.run.resume != "never":
         config = as_recorded(config, run.folder)
+    begun = None if config.run.resume == "never" else run.folder
+    config, lines = with_own_values(config, begun)
     parts, images = build(config, world, sets)
+    if begun is not None and parts.teacher.network is not None:
+        refuse_earlier(begun, parts.teacher.network)
     if config.run.resume == "never":
         aside = world.on_leader(run.set_aside)
         if aside is not None:
             reporter.note(ASIDE.format(aside))
     world.on_leader(lambda: locks.enter_context(run.locked()))
     world.on_leader(lambda: run.claim(config, parts.description))
-    for line in header(config, parts, world, images):
+    for line in [*header(config, parts, world, images), *lines]:
         reporter.note(line)
     # What networks draw as they train (dropout) is the seed's, each rank's its own; resuming puts it back.
     torch.manual_seed(config.seed * 1000 + 100 + world.rank)

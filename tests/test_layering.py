@@ -42,6 +42,7 @@ ENTRY_POINTS = {
     "cache_identity",
     "teacher_sources",
     "predictors",
+    "teacher_values",
     "described",
 }
 

@@ -20,6 +20,7 @@ from pipeline.engine.earlier import as_recorded
 from pipeline.engine.parallel import World
 from pipeline.loaders.worker import WorkerLoader
 from pipeline.methods import teacher_preprocess
+from pipeline.models.predicting import PredictingNetwork
 from pipeline.pictures import Nothing
 from pipeline.pictures.records import Group, RunRecord, grouped
 from pipeline.predictors import predictor_of
@@ -171,6 +172,10 @@ class Material:
             )
         except InputError as error:
             raise Nothing(f"{run.folder}: its teacher cannot be used ({error})") from None
+        file = networks.find(str(teacher.model), teacher.checkpoint, config.dataset, teacher.root)
+        predictor = predictor_of(file, network, prepare.image_size or config.data.image_size)
+        if predictor is not None:
+            network = PredictingNetwork(network, predictor)
         network = parallel.prepare_frozen(network, config.runtime, self.world.device)
         return self._run(config, network, Distiller.predict_by_student, prepare.to(self.world.device), False)
 

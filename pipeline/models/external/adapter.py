@@ -112,6 +112,7 @@ class External(nn.Module):
     """
 
     library: nn.Module
+    untrained: str | None = None  # why the classifier of a teacher must not be used
     tapped: dict[str, nn.Module]
 
     def __init__(self, library: nn.Module, anatomy: Anatomy, name: str) -> None:
@@ -152,6 +153,8 @@ class External(nn.Module):
     def classifier(self) -> nn.Linear:
         """pooled_BD -> logits_BK. Its use raises InputError where the logits are not that (two heads)."""
         child = self._modules.get("classifier")
+        if self.untrained is not None:
+            return NoHead(self.untrained, child)
         if not self.anatomy.linear:
             reason = f"{self.name} has no linear classifier of pooled features; its head is {self.anatomy.head}"
             return NoHead(reason, child)
