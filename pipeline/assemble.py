@@ -1,6 +1,7 @@
 """From a configuration to parts. Only entry points import this: here all kinds of parts meet."""
 
 import functools
+import hashlib
 import inspect
 import operator
 import re
@@ -228,4 +229,11 @@ def default_name(config: TrainConfig) -> str:
     """<dataset>/<method>/<pair>/seed<k>; a run without a pair is named by its networks, prefixes joined by a dash."""
     teacher, student = config.teacher.model, config.student.model
     pair = config.pair or (f"{teacher}-{student}" if teacher else student)
-    return f"{config.dataset}/{config.method}/{re.sub('[/:]', '-', str(pair))}/seed{config.seed}"
+    parts = config.dataset, config.method, re.sub("[/:]", "-", str(pair)), f"seed{config.seed}"
+    return "/".join(map(_name, parts))
+
+
+def _name(part: str) -> str:
+    """`part` as a folder's name; systems take 255 bytes, and a combination may be of all methods."""
+    told = hashlib.sha256(part.encode()).hexdigest()[:8]
+    return part if len(part.encode()) <= 255 else f"{part[:60]}-{told}"

@@ -37,7 +37,7 @@ class OptimConfig(Section):
     schedule: Literal["multistep", "cosine", "linear", "constant"] = key("multistep", "learning rate over the epochs")
     milestones: tuple[Milestone, ...] = key((150, 180, 210), "last epoch, from 1, before each drop (multistep)")
     gamma: float = key(0.1, "factor of each drop (multistep)", gt=0, le=1e6)
-    min_lr: float = key(0.0, "where cosine and linear end", ge=0)
+    min_lr: float = key(0.0, "where cosine and linear end", ge=0, le=1e6)
     warmup_epochs: float = key(0.0, "epochs of linear rise to lr", ge=0, le=MOST_EPOCHS)
     warmup_start: float | None = key(None, "rate of step 0, share of lr; default 1 / steps of the rise", ge=0, le=1)
     label_smoothing: float = key(0.0, "share of the label spread over all classes, in every method's ce", ge=0, lt=1)

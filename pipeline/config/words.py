@@ -152,7 +152,8 @@ def _shaped(
     for name, value in content.items():
         full, field = prefix + name, fields.get(name, ANY)
         if name not in fields:
-            names = _sections(known, prefix) if isinstance(value, Mapping) else known
+            besides = [one for one in known if "." not in one and one not in fields]
+            names = [*_sections(known, prefix), *besides] if isinstance(value, Mapping) else known
             near = hint(full, names or known) if len(problems) < MOST_HINTS else ""
             problems.append(f"unknown key {short(full)}{near}")
         elif isinstance(value, Mapping) and (field.section or field.values):

@@ -73,3 +73,14 @@ def exceptions() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         for file in sorted((CONFIGS / kind).glob("*.yaml")):
             for entry in read_once(file).get("per", []):
                 yield f"{kind}/{file.stem}", entry["when"], entry["set"]
+
+
+def plain_make(*words: str) -> TrainConfig:
+    """As `make`, with all files read as they are."""
+    return compose(
+        TrainConfig,
+        list(words),
+        aliases=ALIASES,
+        names=NAMES,
+        arguments_of=lambda name: DISTILLERS.get(name).Config,
+    )
