@@ -7,7 +7,7 @@ configs/teachers.yaml lists the releases, with their addresses and licences.
 """
 
 import hashlib
-import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,6 +35,7 @@ from pipeline.datasets.archives import extract, scratch_beside
 from pipeline.datasets.downloads import Told, fetch
 from pipeline.files import write_json
 from pipeline.nearest import hint, nearest
+from pipeline.readings import Unreadable, read_object
 
 SUMS = "checksums.json"
 
@@ -48,11 +49,12 @@ class Ledger:
     def read(self) -> dict[str, str]:
         """Sums by name. Raises InputError when the file is damaged."""
         try:
-            return dict(json.loads(self.path.read_text()))
-        except FileNotFoundError:
-            return {}
-        except (ValueError, TypeError):
+            found = read_object(self.path) if os.path.lexists(self.path) else {}
+        except Unreadable:
             raise InputError(f"{self.path} is damaged: delete it") from None
+        if not all(isinstance(sum_, str) for sum_ in found.values()):
+            raise InputError(f"{self.path} is damaged: delete it")
+        return found
 
     def check(self, path: Path, name: str, published: str | None, what: str) -> None:
         """Compares the file with its published sum, or the one kept under `name`; keeps it. Raises InputError.

@@ -1,11 +1,11 @@
 """Inputs of launch/plan.py out of the JSON files that pipeline/benchmark.py writes (json=F)."""
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.contracts import InputError
+from pipeline.readings import Unreadable, read_json
 
 LOOP = "training loop"
 Report = Mapping[str, Any]
@@ -43,7 +43,7 @@ def inputs_of(paths: list[str]) -> dict[str, float]:
         report = _read(path)
         try:
             values = {name: source(report) for name, source in SOURCES.items()}
-        except (AttributeError, KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise InputError(f"from={path}: not a file of pipeline/benchmark.py json=F") from None
         known = {name: value for name, value in values.items() if isinstance(value, int | float)}
         if not known:
@@ -54,10 +54,9 @@ def inputs_of(paths: list[str]) -> dict[str, float]:
 
 def _read(path: str) -> Report:
     try:
-        report = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not JSON"
-        raise InputError(f"from={path}: {reason}") from None
+        report = read_json(Path(path).expanduser())
+    except Unreadable as error:
+        raise InputError(f"from={path}: {error}") from None
     if not isinstance(report, dict):
         raise InputError(f"from={path}: not a file of pipeline/benchmark.py json=F")
     return report

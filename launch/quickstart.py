@@ -5,7 +5,6 @@ python launch/quickstart.py [seeds=3 first_seed=0 out=runs/quickstart teacher=..
 Three seeds of each by default, then a table. Nothing is downloaded.
 """
 
-import json
 import os
 import statistics
 import subprocess
@@ -27,6 +26,7 @@ from pipeline import entry
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Text
 from pipeline.engine.summary import spread
+from pipeline.readings import read_object
 
 TRAIN = Path(__file__).resolve().parents[1] / "pipeline" / "train.py"
 Summary = dict[str, Any]
@@ -69,7 +69,7 @@ def train(config: QuickstartConfig, kind: str, seed: int, *words: str) -> Summar
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
         raise Failed(f"{name} ended with exit code {done.returncode}:\n{tail}")
-    summary: Summary = json.loads((Path(config.out) / name / "summary.json").read_text())
+    summary: Summary = read_object(Path(config.out) / name / "summary.json", finite=False)
     print(f"  {name:28} top1 {summary['top1_last']:.2f}   {summary['wall_seconds']:.0f} s", flush=True)
     return summary
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,9 +10,11 @@ from pydantic import ValidationError
 
 from pipeline.config.base import Section
 from pipeline.files import write_json
+from pipeline.readings import Unreadable, read_object
 
 IDLE = 3  # starts in a row without progress after which a run is given up
 TAKEN = "pre-empted"
+OUTCOMES = ("done", "failed", "cancelled")
 
 
 class Starts(Section):
@@ -75,10 +76,12 @@ def ended_file(folder: Path, index: int) -> Path:
 def read_ended(folder: Path, index: int) -> Mapping[str, str] | None:
     """What a run wrote at its end: outcome (done, failed, cancelled) and perhaps a message; None while it has not."""
     try:
-        found = json.loads(ended_file(folder, index).read_text())
-    except (FileNotFoundError, ValueError):
+        found = read_object(ended_file(folder, index))
+    except Unreadable:
         return None
-    return found if isinstance(found, dict) and "outcome" in found else None
+    if found.get("outcome") not in OUTCOMES or not isinstance(found.get("message", ""), str):
+        return None
+    return {name: str(found[name]) for name in ("outcome", "message") if name in found}
 
 
 def write_ended(folder: Path, index: int, outcome: str, message: str = "") -> None:
@@ -94,8 +97,8 @@ def starts_file(folder: Path, index: int) -> Path:
 def read_starts(folder: Path, index: int) -> Starts:
     """The starts of run `index` so far."""
     try:
-        return Starts.model_validate_json(starts_file(folder, index).read_text())
-    except (FileNotFoundError, ValidationError):
+        return Starts.model_validate(read_object(starts_file(folder, index)), strict=True)
+    except (Unreadable, ValidationError):
         return Starts()
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from launch.processes import Process, this_process
 from pipeline.config.base import Section
 from pipeline.files import write_json
+from pipeline.readings import Unreadable, read_object
 
 PORTS = (10_000, 20_000)  # first, count: below those that systems give to clients
 WAIT_S = 300
@@ -74,6 +75,6 @@ def meet(file: Path, rank: int, restarts: int) -> int:
 def read(file: Path) -> Meeting | None:
     """What stands in `file`, None while there is nothing."""
     try:
-        return Meeting.model_validate_json(file.read_text())
-    except (FileNotFoundError, ValidationError):
+        return Meeting.model_validate(read_object(file))
+    except (Unreadable, ValidationError):
         return None

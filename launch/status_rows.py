@@ -74,7 +74,7 @@ def _reason(job: Recorded, seen: watch.Seen | None) -> str:
     said = " ".join(job.reason(seen).split())
     if not re.fullmatch(r"exit code \d+", said):
         return said
-    last = [line for file in job.log[:1] if file.exists() for line in file.read_text(errors="replace").splitlines()]
+    last = [line for file in job.log[:1] for line in watch.end_of(file).splitlines()]
     return next((line.strip() for line in reversed(last) if line.strip()), said)  # an entry point's last word
 
 
@@ -136,11 +136,11 @@ def run_folders(job: Recorded) -> list[Path]:
         return [job.folder / f"{job.entry}-{job.index}"]
     seeds, seed = (_number(job.words, key, default) for key, default in (("seeds", 1), ("seed", 0)))
     folder = job.run_folder.resolve()
-    return [folder] if seeds == 1 else [folder / f"seed{seed + k}" for k in range(seeds)]
+    return [folder] if seeds == 1 else [folder / f"seed{seed + k}" for k in range(min(seeds, 10_000))]
 
 
 def _number(words: Sequence[str], key: str, default: int) -> int:
-    given = [int(word.partition("=")[2]) for word in words if re.fullmatch(rf"{key}=\d+", word)]
+    given = [int(word.partition("=")[2]) for word in words if re.fullmatch(rf"{key}=\d{{1,15}}", word)]
     return given[-1] if given else default
 
 

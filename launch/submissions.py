@@ -1,6 +1,5 @@
 """What was submitted: written beside the logs of a submission, read by whoever wants to know what became of it."""
 
-import json
 import os
 import re
 import socket
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from launch import watch
 from launch.processes import Process, runs_with
@@ -18,6 +17,7 @@ from pipeline.config import ConfigError, validate
 from pipeline.config.base import Section
 from pipeline.contracts import InputError
 from pipeline.files import write_json
+from pipeline.readings import Unreadable, read_json
 
 FILE = "submission.json"
 FOLDER = re.compile(r"job-\d+")
@@ -27,11 +27,11 @@ class Row(Section):
     """One run. job: Slurm's number or a process, None while a local run waits; packed: it shares its job."""
 
     model_config = ConfigDict(extra="ignore")
-    index: int
-    job: str | None
-    tasks: int
+    index: int = Field(ge=0, le=10**9)
+    job: str | None = Field(pattern=r"^[\w-]{0,64}$")  # part of the names of logs
+    tasks: int = Field(ge=0, le=10**5)
     words: tuple[str, ...]
-    run: str | None
+    run: str | None = Field(pattern=r"^[^\x00]*$")
     packed: bool = False
 
 
@@ -41,7 +41,7 @@ class Submission(Section):
     model_config = ConfigDict(extra="ignore")
     format: Literal[1] = 1
     cluster: Literal["slurm", "local", "debug"]
-    entry: str
+    entry: str = Field(pattern=r"^\w{1,40}$")
     host: str
     created: float
     launcher: Process
@@ -119,7 +119,7 @@ class Recorded:
 
     def reason(self, seen: watch.Seen | None = None) -> str:
         """Why it ended without a result, in one line. seen: where it has been asked already."""
-        log = "".join(f.read_text(errors="replace")[-100_000:] for f in self.log if f.exists())
+        log = "".join(watch.end_of(file) for file in self.log)
         said = watch.explain(self.ended, seen or look([self])[0], log)
         return f"{said}: {', '.join(self.after)}" if said == watch.WAITED and self.after else said
 
@@ -151,11 +151,11 @@ def read_submission(folder: Path) -> list[Recorded]:
     """The runs that were submitted with `folder` for their logs. Raises InputError with one line."""
     file = folder / FILE
     try:
-        found = validate(Submission, json.loads(file.read_text()))
+        found = validate(Submission, read_json(file))
     except ConfigError as error:
         raise InputError(f"{file} is not the record of a submission: {error.problems[0]}") from None
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+    except Unreadable as error:
+        raise InputError(f"cannot read {file}: {error}") from None
     return [recorded(folder.absolute(), found, row) for row in found.runs]
 
 

@@ -16,6 +16,7 @@ from pipeline.config import ConfigError, TrainConfig, flatten, read_yaml, valida
 from pipeline.config.base import Section
 from pipeline.contracts import InputError
 from pipeline.engine.run_dir import RunDir
+from pipeline.readings import Unreadable, json_lines
 
 SET_ASIDE = re.compile(r"\.old-\d+$")  # what run.resume=never renames a folder to
 VISIBLE = ("dataset", "pair", "method", "variant", "recipe", "student.model", "teacher.model")  # columns of their own
@@ -130,13 +131,11 @@ def read_run(folder: Path) -> Run:
 
 
 def _progress(files: RunDir, epochs: int) -> str:
-    lines = files.metrics.read_text(errors="replace").splitlines() if files.metrics.is_file() else []
-    for line in reversed(lines):
-        try:
-            return f"epoch {int(json.loads(line)['epoch'])} of {epochs}"
-        except (ValueError, KeyError, TypeError):
-            continue  # a writer was killed inside the line
-    return f"epoch 0 of {epochs}"
+    try:
+        done = [r["epoch"] for r in json_lines(files.metrics) if type(r.get("epoch")) is int]
+    except Unreadable as error:
+        raise InputError(f"cannot read {files.metrics}: {error}") from None
+    return f"epoch {done[-1] if done else 0} of {epochs}"
 
 
 def group(runs: Iterable[Run]) -> tuple[list[Group], list[str]]:

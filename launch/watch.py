@@ -129,11 +129,23 @@ def explain(ended: Mapping[str, str] | None, seen: Seen | None, log: str) -> str
     return f"ended without a result: Slurm says {state}, exit code {code}, signal {number}"
 
 
+def end_of(file: Path, most: int = 100_000) -> str:
+    """The last bytes of a log as text; '' where there is none."""
+    try:
+        if not file.is_file():
+            return ""
+        with file.open("rb") as handle:
+            handle.seek(max(0, file.stat().st_size - most))
+            return handle.read(most).decode(errors="replace")
+    except OSError:
+        return ""
+
+
 def tail(files: list[Path], lines: int) -> str:
     """The last lines of a log; those of further ranks that hold an error follow."""
     text = []
     for number, file in enumerate(files):
-        content = file.read_text(errors="replace") if file.exists() else ""
+        content = end_of(file)
         if number == 0 or re.search(r"Traceback|rror:", content):
             text += [f"--- {file}", *content.splitlines()[-lines:]]
     return "\n".join(text)

@@ -135,17 +135,27 @@ class BetonLoader(EpochLoader):
         image_BHWC = pixels_BHWC[part.start : stop]
         if not hasattr(self._own, "scratch"):
             self._own.scratch = self._decoder.Scratch()
+        self._check_sums(part.index_B)
         bad = self._decoder.decode_rows(self._beton.content, part.row_B16, image_BHWC, self._own.scratch)
         if bad >= 0:
-            raise InputError(self._cannot_decode(int(part.index_B[bad])))
+            raise InputError(self._refused(int(part.index_B[bad]), "it is no JPEG that FFCV reads"))
+        if bad < self._decoder.DONE:
+            index = int(part.index_B[self._decoder.DONE - 1 - bad])
+            raise InputError(self._refused(index, "its size is not that of the file's table"))
         mine = max(0, min(stop, own) - part.start)  # those that the views are made of
         for k, kind in enumerate(self._operated if mine else ()):
             at = rows + k * own + part.start
             pixels_BHWC[at : at + mine] = operated(image_BHWC[:mine], part.index_B[:mine], part.view, kind, self.plan)
 
-    def _cannot_decode(self, index: int) -> str:
+    def _check_sums(self, index_B: NDArray[np.int64]) -> None:
+        """Sums of what is read, each time: 0.03 ms for an image of 110 kB, of about 2 ms that it takes."""
+        for index in index_B.tolist():
+            if not self._beton.is_whole(index):
+                raise InputError(self._refused(index, "its bytes are not those that were written"))
+
+    def _refused(self, index: int, why: str) -> str:
         name = self.image_set.class_names[int(self.image_set.label_N[index])]
-        return f"cannot decode image {index} (class {name!r}) of {self._beton.path}: write it again"
+        return f"cannot decode image {index} (class {name!r}) of {self._beton.path}: write it again ({why})"
 
 
 def _finished(batch: Started) -> Tensor:

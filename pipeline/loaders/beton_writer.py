@@ -5,6 +5,7 @@ process is faster, and a full disk makes it wait for ever.
 """
 
 import os
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -212,7 +213,10 @@ def _write(
         handle.seek(at)
         handle.write(sample.content)
         height, width = sample.size
-        row_N[index] = ((sample.mode, width, height, at), image_set.label_N[index], index, *sample.source_size)
+        row_N[index] = (
+            (sample.mode, width, height, at),
+            *(image_set.label_N[index], index, *sample.source_size, *summed(sample.content)),
+        )
         place_N[index] = (index, at, len(sample.content))
         if progress is not None:
             progress(index + 1)
@@ -224,6 +228,11 @@ def _write(
         handle.write(table.tobytes())
     handle.seek(0, os.SEEK_END)
     return head, table_at
+
+
+def summed(content: bytes) -> tuple[int, ...]:
+    """Fields that say whether a sample is whole."""
+    return (zlib.crc32(content),)
 
 
 def _tables(types: Any, samples: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

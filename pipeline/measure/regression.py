@@ -5,7 +5,6 @@ the rows of each table: median, spread and rounds of images/s, ratios to the yar
 """
 
 import datetime
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pipeline.contracts import InputError
 from pipeline.engine.run_dir import environment
 from pipeline.files import write_json
 from pipeline.measure.rounds import SPEED
+from pipeline.readings import Unreadable, read_json
 
 HARDWARE = ("device", "cpu", "cores", "cpu_threads", "gpus")
 TABLES = ("loaders", "step", "variants", "train")
@@ -30,8 +30,8 @@ Record = dict[str, Any]
 def read(path: Path, key: str) -> list[Record]:
     """The records of a file, [] of one that is not there. Raises InputError for anything else than such a file."""
     try:
-        found = json.loads(path.read_text()) if path.exists() else {"records": []}
-    except (OSError, ValueError) as error:
+        found = read_json(path) if path.exists() else {"records": []}
+    except (OSError, Unreadable) as error:
         raise InputError(f"{key}={path}: {error}") from None
     records = found.get("records") if isinstance(found, dict) else None
     if not isinstance(records, list) or not all(_is_record(record) for record in records):

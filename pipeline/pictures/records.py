@@ -1,7 +1,7 @@
 """What lies in run folders: configuration, epochs, summary; which runs differ by their seed alone; their labels."""
 
-import contextlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.config import ConfigError, flatten, read_yaml
 from pipeline.contracts import InputError
+from pipeline.readings import Unreadable, json_lines, read_object
 
 # What a label says of a run, where runs differ in it.
 TOLD = ("dataset", "method", "teacher.model", "student.model")
@@ -25,6 +26,7 @@ ASIDE = (
     "data.eval_batch_size",
 )
 SEEDS = ("seed", "seeds", "data.seed")
+FIGURES = ("epoch", "epochs", "seconds", "_per_second", "top1", "top5", "top1_best", "top1_last", "loss", "lr")
 CHECKPOINTS = ("student.safetensors", "checkpoints/last.pt")
 
 
@@ -108,22 +110,30 @@ def _read(folder: Path) -> RunRecord | None:
 
 
 def _epochs(path: Path) -> tuple[dict[str, Any], ...]:
-    lines = []
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
-        with contextlib.suppress(json.JSONDecodeError):  # a writer was killed inside the line
-            lines.append(json.loads(line))
-    return tuple(line for line in lines if isinstance(line, dict) and "epoch" in line)
+    try:
+        return tuple(_checked(line, path) for line in json_lines(path) if "epoch" in line)
+    except Unreadable as error:
+        raise InputError(str(error)) from None
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
     path = folder / "summary.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError:
-        raise InputError(f"{path} is damaged: no JSON") from None
-    return content
+        return _checked(read_object(path, finite=False), path)
+    except Unreadable as error:
+        raise InputError(str(error)) from None
+
+
+def _checked(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A record whose figures are numbers. Raises InputError."""
+    for name, value in record.items():
+        if name.endswith(FIGURES) and not (
+            value is None or (isinstance(value, int | float) and type(value) is not bool)
+        ):
+            raise InputError(f"{path} is damaged: {name} is {json.dumps(value)[:40]}")
+    return record
 
 
 def grouped(runs: Sequence[RunRecord]) -> list[Group]:

@@ -19,6 +19,7 @@ _library = ffcv_module("libffcv").lib
 for _name in ("imdecode", "resize"):
     llvm.add_symbol(f"stillhouse_ffcv_{_name}", ctypes.cast(_library[_name], ctypes.c_void_p).value)
 
+DONE = -1
 _N = types.int64
 _U = types.uint32
 # (source, bytes, height, width, target, crop height, crop width, x, y, scale, its denominator, crop, flip): 0 = done
@@ -74,6 +75,26 @@ def _show(source, row, frame_P, image_SS3):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True, cache=True)
+def _has_size(content, start, stop, height, width):  # type: ignore[no-untyped-def]
+    """Whether the first frame of a JPEG has this size: FFCV's routine believes the table that it is given."""
+    at = start + 2
+    while at + 9 <= stop:
+        if content[at] != 0xFF:
+            return False
+        kind = content[at + 1]
+        if kind == 0xFF or kind == 0x01 or 0xD0 <= kind <= 0xD8:  # fill bytes, and markers without a length
+            at += 1 if kind == 0xFF else 2
+        elif 0xC0 <= kind <= 0xCF and kind != 0xC4 and kind != 0xC8 and kind != 0xCC:
+            found_height = (np.int64(content[at + 5]) << 8) | np.int64(content[at + 6])
+            return found_height == height and ((np.int64(content[at + 7]) << 8) | np.int64(content[at + 8])) == width
+        elif kind == 0xD9 or kind == 0xDA:
+            return False
+        else:
+            at += 2 + ((np.int64(content[at + 2]) << 8) | np.int64(content[at + 3]))
+    return False
+
+
+@njit(nogil=True, cache=True)
 def _decode_rows(content, row_B, pixels_P, frame_P, image_BSS3):  # type: ignore[no-untyped-def]
     for b in range(len(row_B)):
         row = row_B[b]
@@ -83,8 +104,10 @@ def _decode_rows(content, row_B, pixels_P, frame_P, image_BSS3):  # type: ignore
             return b
         if row[_RAW]:
             if bytes_ != height * width * 3:
-                return b
+                return -2 - b
         else:
+            if not _has_size(content, start, start + bytes_, height, width):
+                return -2 - b
             target = pixels_P.ctypes.data
             if _imdecode(source, bytes_, height, width, target, height, width, 0, 0, 1, 1, 0, 0) != 0:
                 return b
@@ -113,6 +136,9 @@ class Scratch:
 def decode_rows(
     content: NDArray[np.uint8], row_B16: NDArray[np.int64], image_BSS3: NDArray[np.uint8], scratch: Scratch
 ) -> int:
-    """Fills image_BSS3 with the images of geometry rows. Returns -1, or the first row that cannot be decoded."""
+    """Fills image_BSS3 with the images of geometry rows.
+
+    Returns DONE; the first row that cannot be decoded; or DONE - 1 - row for one that has another size than it says.
+    """
     scratch.reserve(row_B16)
     return int(_decode_rows(content, row_B16, scratch.pixels_P, scratch.frame_P, image_BSS3))

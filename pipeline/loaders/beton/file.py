@@ -1,6 +1,7 @@
 """A .beton file that belongs to a data set and is whole."""
 
 import hashlib
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from pipeline.loaders.beton import ffcv_module
 from pipeline.loaders.beton.manifest import Manifest, read_manifest
 
 JPEG, RAW = 0, 1  # FFCV's image modes
-FIELDS = ("image", "label", "index", "height", "width")  # height and width: of the source image
+FIELDS = ("image", "label", "index", "height", "width", "crc")  # height, width: of the source; crc: CRC-32 of the bytes
+WITHOUT_SUMS = FIELDS[:-1]  # files of the format 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,6 +25,7 @@ class Beton:
 
     tables: their checksum. content: the file, uint8, read-only. mode_N: JPEG or RAW. height_N, width_N: as stored,
     source_height_N, source_width_N: before they were resized, pixels. pointer_N, size_N: place in the file, bytes.
+    crc_N: CRC-32 of the bytes, None in files that have no sums.
     """
 
     path: Path
@@ -35,6 +38,12 @@ class Beton:
     source_width_N: NDArray[np.int64]
     pointer_N: NDArray[np.int64]
     size_N: NDArray[np.int64]
+    crc_N: NDArray[np.int64] | None = None
+
+    def is_whole(self, index: int) -> bool:
+        """Whether the bytes of a sample are those that were written; True where no sum says it."""
+        start, stop = int(self.pointer_N[index]), int(self.pointer_N[index] + self.size_N[index])
+        return self.crc_N is None or zlib.crc32(self.content[start:stop].data) == int(self.crc_N[index])
 
 
 def tables_digest(path: Path, header_bytes: int, table_at: int) -> str:
@@ -89,7 +98,7 @@ def _reader(path: Path, manifest: Manifest) -> Any:
         digest = tables_digest(path, head, int(reader.header["alloc_table_ptr"]))
     except Exception as error:  # NumPy and FFCV raise nearly anything on damaged tables
         raise InputError(f"{path} is damaged ({' '.join(str(error).split())[:100]}): write it again") from None
-    if digest != manifest.tables or tuple(reader.field_names) != FIELDS:
+    if digest != manifest.tables or tuple(reader.field_names) not in (FIELDS, WITHOUT_SUMS):
         raise InputError(f"{path} is damaged, or is not the file its manifest was written for: write it again")
     return reader
 
@@ -119,4 +128,5 @@ def _columns(path: Path, tables: str, reader: Any, content: NDArray[np.uint8]) -
         source_width_N=reader.metadata["f4"].astype(np.int64),
         pointer_N=pointer_N.astype(np.int64),
         size_N=reader.alloc_table["size"][found].astype(np.int64),
+        crc_N=reader.metadata["f5"].astype(np.int64) if len(reader.field_names) == len(FIELDS) else None,
     )

@@ -1,13 +1,16 @@
 """The file beside a .beton: what was written, from what, and how to see that it is still whole."""
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from pipeline.contracts import InputError
 from pipeline.files import whole_or_absent
+from pipeline.readings import Unreadable, read_object
 
-FORMAT = "stillhouse beton 1"
+FORMAT = "stillhouse beton 2"  # 1: the same without a sum for each sample
+FORMATS = (FORMAT, "stillhouse beton 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +34,15 @@ class Manifest:
     tables: str
 
 
+# All others are text. Numbers are not negative.
+KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("samples", "seed", "file_bytes"), (int,)),
+    "max_resolution": (int, type(None)),
+    "quality": (int, str),
+    "raw_fraction": (int, float),
+}
+
+
 def manifest_path(path: Path) -> Path:
     """F.beton.json of F.beton."""
     return path.with_name(path.name + ".json")
@@ -39,16 +51,24 @@ def manifest_path(path: Path) -> Path:
 def read_manifest(path: Path) -> Manifest:
     """The manifest of the .beton at `path`. Raises InputError."""
     beside = manifest_path(path)
+    if not os.path.lexists(beside):
+        raise InputError(f"{path} has no readable {beside.name} beside it (No such file): write it again")
     try:
-        content = json.loads(beside.read_text())
-    except OSError as error:
-        raise InputError(f"{path} has no readable {beside.name} beside it ({error.strerror}): write it again") from None
-    except ValueError:
-        raise InputError(f"{beside} is damaged: write {path.name} again") from None
-    known = {field.name for field in fields(Manifest)}
-    if not isinstance(content, dict) or set(content) != known or content["format"] != FORMAT:
+        content = read_object(beside)
+    except Unreadable as error:
+        raise InputError(f"{error}: write {path.name} again") from None
+    if set(content) != {field.name for field in fields(Manifest)} or content["format"] not in FORMATS:
         raise InputError(f"{beside} is not a manifest of the format {FORMAT!r}: write {path.name} again")
+    for field in fields(Manifest):
+        if not _fits(content[field.name], KINDS.get(field.name, (str,))):
+            shown = ascii(content[field.name])[:40]
+            raise InputError(f"{beside} is damaged: {field.name} is {shown}: write {path.name} again")
     return Manifest(**content)
+
+
+def _fits(value: object, kinds: tuple[type, ...]) -> bool:
+    number = isinstance(value, int | float) and (isinstance(value, bool) or value < 0)
+    return isinstance(value, kinds) and not number
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
