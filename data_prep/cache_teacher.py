@@ -46,7 +46,7 @@ from pipeline.engine.reporter import clock_text
 from pipeline.files import write_text
 from pipeline.loaders.plan import STEP_KINDS
 from pipeline.methods import build_distiller, declared_by, make_setting
-from pipeline.teacher_sources import Ask, build_live
+from pipeline.teacher_sources import UNTRAINED, Ask, build_live
 from pipeline.teacher_values import with_own_values
 from pipeline.teachers.cache_format import CHUNK, Layout
 
@@ -107,8 +107,8 @@ def open_source(config: TrainConfig, world: World) -> Source:
     needs = Signal.LOGITS
     teacher = build_live(config, Ask(needs, images.num_classes, world, images.class_names), config.teacher.source)
     assert teacher.network is not None
-    if teacher.network.untrained:
-        raise InputError(f"a cache holds logits, but {teacher.network.untrained}")
+    if getattr(teacher.network, UNTRAINED, None):
+        raise InputError(f"a cache holds logits, but {getattr(teacher.network, UNTRAINED)}")
     student = build_student(config, images.num_classes) if config.student.model else teacher.network
     streams = dict(build_distiller(config, make_setting(config, student, teacher, images)).shown_streams)
     mixed = any(stream.kind in STEP_KINDS for stream in streams.values())
