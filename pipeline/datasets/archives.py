@@ -5,13 +5,16 @@ makes the whole archive refused.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import lzma
 import os
+import re
 import shutil
 import stat
 import tarfile
 import tempfile
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,6 +27,7 @@ from pipeline.contracts import InputError
 from pipeline.datasets.downloads import CHUNK, fetch
 from pipeline.datasets.plain_files import check_plain
 
+LEFT_SECONDS = 86_400.0
 ZIP_START = b"PK\x03\x04"
 # What the readers raise on damaged and cut files, wrong passwords and unknown compression.
 DAMAGED = (
@@ -114,13 +118,53 @@ def unpack(archive: Archive, path: Path) -> Path:
 
 @contextlib.contextmanager
 def scratch_beside(target: Path) -> Iterator[Path]:
-    """A temporary folder beside `target`, on the same file system."""
+    """A temporary folder beside `target`, on the same file system; what killed processes left there is removed.
+
+    Its name says the machine, a lock on it that its maker lives. Folders of other machines, and of earlier versions,
+    are left for a day.
+    """
+    own = f".{target.name}-at-{re.sub(r'[^a-zA-Z0-9]', '_', os.uname().nodename)}-"
     try:
-        scratch = tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent)
+        for left in target.parent.glob(f".{target.name}-*"):
+            _remove_if_left(left, left.name.startswith(own))
+        unnamed = Path(tempfile.mkdtemp(prefix=f".{target.name}-new-", dir=target.parent))
+        handle = os.open(unnamed, os.O_RDONLY)
+        try:
+            _locked(handle)
+            scratch = unnamed.rename(target.with_name(own + unnamed.name.rpartition("-")[2]))
+        except BaseException:
+            os.close(handle)
+            raise
     except OSError as error:
         raise InputError(f"cannot write into {target.parent}: {error.strerror}") from None
-    with scratch as name:
-        yield Path(name)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(handle)
+
+
+def _locked(handle: int) -> bool | None:
+    """Takes the lock; False where another process has it, None where the file system has none."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _remove_if_left(folder: Path, ours: bool) -> None:
+    """Removes a folder that nobody is unpacking into."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            old = time.time() - os.fstat(handle).st_mtime > LEFT_SECONDS
+            if (ours or old) and _locked(handle):
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
 
 
 def extract(

@@ -238,3 +238,57 @@ def test_unreadable_and_doubled_images_are_reported(source: Source, tmp_path: Pa
 def test_help(capsys: Capture) -> None:
     code, out, _ = cli.call(imagenet, ["--help"], capsys)
     assert code == 0 and "mapping=" in out and "LOC_val_solution.csv" in out
+
+
+def test_hidden_members_and_linked_sources(source: Source, tmp_path: Path, capsys: Capture) -> None:
+    """What a Mac or a network drive put into archives and folders is no image; linked classes are no less."""
+    folder = tmp_path / "folder"
+    shutil.copytree(source.tree / "train", folder)
+    shutil.move(folder / "n00000004", tmp_path / "elsewhere")
+    (folder / "n00000004").symlink_to(tmp_path / "elsewhere")
+    for hidden in ("__MACOSX/n00000001", "@eaDir", "n00000002/.ipynb_checkpoints", "n00000003/@eaDir/x.JPEG"):
+        jpeg_files.write(folder / hidden / "z.jpg", jpeg_files.jpeg(1))
+    os.mkfifo(folder / "n00000001" / "pipe.JPEG")
+    packed = tmp_path / "train.tar"
+    with tarfile.open(packed, "w") as tar:
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                tar.add(path, path.relative_to(folder).as_posix())
+        for path in (tmp_path / "elsewhere").iterdir():
+            tar.add(path, f"n00000004/{path.name}")
+    for name, train in (("a", folder), ("b", packed)):
+        words = [f"out={tmp_path / name}", f"train={train}", f"val={source.tree / 'val'}"]
+        code, out, err = cli.call(imagenet, words, capsys)
+        assert code == 0, out + err
+        assert images(tmp_path / name) == images(source.tree)
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    with tarfile.open(source.train) as outer:
+        outer.extractall(tars)
+    jpeg_files.write(tars / "._n00000001.tar", b"Mac OS X")
+    words = [f"out={tmp_path / 'c'}", f"train={tars}", f"val={source.tree / 'val'}"]
+    assert cli.call(imagenet, words, capsys)[0] == 0 and images(tmp_path / "c") == images(source.tree)
+
+
+@pytest.mark.parametrize("key", ["train", "val", "mapping"])
+def test_sources_that_are_no_files(key: str, source: Source, tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    words = [word for word in source.words(tmp_path / "out") if not word.startswith(f"{key}=")]
+    assert "no plain file" in refusal([*words, f"{key}={tmp_path / 'pipe'}"], capsys)
+
+
+def test_a_circle_in_a_source(source: Source, tmp_path: Path, capsys: Capture) -> None:
+    folder = tmp_path / "folder"
+    shutil.copytree(source.tree / "train", folder)
+    (folder / "n00000002" / "up").symlink_to("..")
+    assert "would count twice" in refusal([f"out={tmp_path / 'out'}", f"train={folder}"], capsys)
+
+
+def test_numbered_classes_are_checked_when_asked_for(tmp_path: Path, capsys: Capture) -> None:
+    root = jpeg_files.tree(tmp_path / "tree")
+    for split in ("train", "val"):
+        for k, folder in enumerate(sorted((root / split).iterdir())):
+            folder.rename(root / split / str(9 + k))
+    assert "data.classes=numbers takes them" in refusal([f"out={root}", "check=true"], capsys)
+    code, line, _ = cli.call(imagenet, [f"out={root}", "check=true", "classes=numbers"], capsys)
+    assert code == 0 and "12 train images of 3 classes" in line

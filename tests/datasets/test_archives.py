@@ -2,9 +2,11 @@
 
 import http.server
 import io
+import os
 import stat
 import tarfile
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,8 @@ import cifar_files
 import pytest
 
 from pipeline.contracts import InputError
-from pipeline.datasets.archives import Archive, download, extract, unpack
+from pipeline.datasets import archives
+from pipeline.datasets.archives import Archive, download, extract, scratch_beside, unpack
 from pipeline.datasets.cifar import CIFAR100, load_cifar
 
 
@@ -218,3 +221,24 @@ def test_a_cut_archive(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="could not unpack"):
         unpack(cifar_files.with_sum(CIFAR100, path).archive, path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, "scratch"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    """And what a living one is unpacking, or another machine's, is not."""
+    layout = cifar_files.pack(CIFAR100, tmp_path / "scratch", tmp_path / "root")
+    target = tmp_path / "root" / layout.archive.folder
+    child = os.fork()
+    if child == 0:
+        with scratch_beside(target) as left:
+            (left / "half").write_bytes(b"x")
+            os._exit(9)
+    os.waitpid(child, 0)
+    elsewhere, old = (target.with_name(f".{target.name}-{name}") for name in ("at-elsewhere-abc", "abcdefgh"))
+    for folder, age in ((elsewhere, 0), (old, 2 * archives.LEFT_SECONDS)):
+        folder.mkdir()
+        os.utime(folder, (time.time() - age,) * 2)
+    assert len(list(target.parent.glob(".*"))) == 3
+    with scratch_beside(target) as living:
+        assert unpack(layout.archive, target.parent / layout.archive.file) == target
+        assert living.is_dir() and sorted(target.parent.glob(".*")) == sorted([living, elsewhere])
+    assert list(target.parent.glob(".*")) == [elsewhere]
