@@ -112,7 +112,8 @@ def test_wherever_the_disk_refuses_it_is_one_line(number: int, capsys: pytest.Ca
     with pytest.raises(SystemExit) as ended:
         entry.run(main, str, {})
     assert ended.value.code == 1
-    assert capsys.readouterr().err == f"error: cannot write /runs/x: {os.strerror(number)}\n"
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and "/runs/x" in err and os.strerror(number) in err and err.count("\n") == 1
 
 
 EXPORT = ("model=resnet8", "dataset=cifar100", "checkpoint=none", "out={}/m.bin")

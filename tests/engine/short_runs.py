@@ -14,13 +14,8 @@ from pipeline.engine.checkpoint import seal, unseal
 
 Capture = pytest.CaptureFixture[str]
 EPOCHS, STEPS = 3, 2
-FT = (
-    "pair=resnet20-resnet8",
-    "method=ft",
-    "teacher.checkpoint=none",
-    "run.checkpoint_steps=1",
-    "method_args.first_lr=1e-6",
-)
+FIRST = ("method_args.first_epochs=1", "method_args.first_lr=1e-6")
+TAUGHT = ("teacher.model=resnet8", "teacher.checkpoint=none", "run.checkpoint_steps=1", *FIRST)
 
 
 class Killed(BaseException):

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,13 @@ from pipeline.engine import earlier, numbers
 from pipeline.engine.checkpoint import unseal
 
 Change = Callable[[Path], object]
+
+
+def some(cases: Iterable[Any]) -> list[Any]:
+    """Every third case; the others are slow."""
+    return [pytest.param(case, marks=[pytest.mark.slow] if n % 3 else []) for n, case in enumerate(cases)]
+
+
 NUMBERS = itertools.count()
 
 
@@ -66,7 +73,7 @@ LOST: dict[str, Change] = {
 }
 
 
-@pytest.mark.parametrize("how", LOST)
+@pytest.mark.parametrize("how", some(LOST))
 def test_lines_that_are_lost_or_odd_are_missed(how: str, half: Path, capsys: Capture) -> None:
     LOST[how](half / "metrics.jsonl")
     damaged = (half / "metrics.jsonl").read_bytes() if (half / "metrics.jsonl").exists() else b""
@@ -155,7 +162,7 @@ FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", FORGED)
+@pytest.mark.parametrize("how", some(FORGED))
 def test_checkpoints_made_by_hand_are_refused(how: str, half: Path, capsys: Capture) -> None:
     forge(half / "checkpoints" / "last.pt", FORGED[how])
     before = {
@@ -169,7 +176,7 @@ def test_checkpoints_made_by_hand_are_refused(how: str, half: Path, capsys: Capt
 SUMMARIES = [b"", b"{", b"[]", b"3", b"\xff\xfe", b"{}", b"[" * 10_000, b'{"top1_last": "x"}']
 
 
-@pytest.mark.parametrize("content", SUMMARIES, ids=lambda c: c[:12].decode(errors="replace") or "empty")
+@pytest.mark.parametrize("content", some(SUMMARIES), ids=lambda c: c[:12].decode(errors="replace") or "empty")
 def test_a_damaged_summary_is_written_again(content: bytes, root: Path, capsys: Capture) -> None:
     done = copied(root / "whole", "done")
     try:

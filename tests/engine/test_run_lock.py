@@ -88,11 +88,14 @@ def test_a_worker_that_outlives_its_trainer_keeps_nobody_out(tmp_path: Path) -> 
     lock = FolderLock(tmp_path)
     lock.take()
     reader, writer = os.pipe()
+    begun, begin = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(writer)
+        os.write(begin, b"x")
         os.read(reader, 1)  # until the parent says so
         os._exit(0)
+    os.read(begun, 1)
     lock.forget()  # as its death does
     FolderLock(tmp_path).take()
     os.close(writer)

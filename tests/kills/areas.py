@@ -98,7 +98,7 @@ AREAS = (
     Area(name="vanilla", words=training()),
     Area(name="crd", words=training("method=crd", "method_args.K=16", *TAUGHT)),
     Area(name="energykd", words=training("method=energykd", *TAUGHT)),
-    Area(name="cached kd", words=training("method=kd", "teacher.cache=ROOT/cache", "teacher.source=cache", *TAUGHT)),
+    Area(name="cached kd", words=training("method=kd", "teacher.cache=ROOT/cache", "teacher.source=cached", *TAUGHT)),
     Area(name="ft, first stage", words=training("method=ft", *FIRST, *TAUGHT), runs=("", "first_stage")),
     Area(name="kd, 2 ranks", words=training("method=kd", *TAUGHT), count=2),
     Area(
