@@ -4,7 +4,6 @@ For entry points only.
 """
 
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -143,6 +142,6 @@ def origin_of(
 
 
 def say(lines: Iterable[str]) -> None:
-    """On standard error: standard output is the result's."""
+    """Before the result, whose JSON is the last line; standard error is for what is wrong."""
     for line in lines:
-        print(line, file=sys.stderr, flush=True)
+        print(line, flush=True)

@@ -49,7 +49,7 @@ def score(runs: Path, capsys: Capture) -> Scorer:
         code, out, err = cli.call(evaluate, [*map(str, words), *here], capsys)
         assert code == 0, err
         found: dict[str, Any] = json.loads(out.splitlines()[-1])
-        return {key: found[key] for key in ("correct_top1", "correct_top5", "loss")}, err
+        return {key: found[key] for key in ("correct_top1", "correct_top5", "loss")}, out
 
     return run
 
