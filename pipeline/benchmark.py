@@ -45,6 +45,7 @@ from pipeline.measure.rounds import SPEED, Measure, interleaved, summary, with_r
 from pipeline.measure.variants import WITH_LOADER, backward_share, parts_of_step
 from pipeline.measure.verdict import Figures, bottleneck
 from pipeline.measure.yardsticks import yardstick
+from pipeline.teacher_values import with_own_values
 
 Rows = dict[str, dict[str, Any]]
 FOOTER = """
@@ -172,6 +173,7 @@ def main(argv: list[str]) -> None:
         names=NAMES,
         arguments_of=lambda name: DISTILLERS.get(name).Config,
     )
+    config = with_own_values(config)[0]
     chosen(config.loaders)
     report.check_writable(config.json_file, "json")
     report.check_writable(config.plot, "plot")
