@@ -91,18 +91,43 @@ def test_the_sum_covers_weights_and_words(tmp_path: Path) -> None:
 def test_every_flipped_bit_is_noticed(tmp_path: Path) -> None:
     file = written(tmp_path / "run", {"fc.weight": torch.ones(2, 2)})
     good, wanted = file.read_bytes(), read_origin(file)
-    unnoticed = []
     for place in range(len(good)):
         file.write_bytes(good[:place] + bytes([good[place] ^ (1 << place % 8)]) + good[place + 1 :])
         try:
             state, said = read_state(file), read_origin(file)
         except InputError:
             continue
-        assert torch.equal(state["fc.weight"], torch.ones(2, 2)), place
-        if said != wanted:
-            unnoticed.append(place)
-    # A flip in the name of the entry or of the sum leaves a file without a sum; one flip, so the rest is whole.
-    assert len(unnoticed) <= len('"stillhouse""sha256"')
+        assert torch.equal(state["fc.weight"], torch.ones(2, 2)) and said == wanted, place
+
+
+@pytest.mark.parametrize("name", ('"sha256', '"stillhouse'))
+def test_a_sum_whose_name_is_damaged_is_missed(name: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "run")
+    good = file.read_bytes().replace(torch.ones(2).numpy().tobytes(), torch.zeros(2).numpy().tobytes())
+    file.write_bytes(good.replace(name.encode(), name.replace("s", "r").encode()))
+    assert "description is damaged" in refusal(file)
+
+
+def test_a_checkpoint_of_ours_is_checked_whole(tmp_path: Path) -> None:
+    good = seal({"model": STATE, "distiller": {}})
+    file = tmp_path / "last.pt"
+    file.write_bytes(good)
+    assert weights_hash(read_state(file)) == weights_hash(STATE)
+    place = good.rindex(b"data/0") - 8  # in the directory, of which zip has no checksum: a folder, says the bit
+    for change in (place - 1, place - 2, place, len(good) - 1):
+        file.write_bytes(good[:change] + bytes([good[change] ^ 16]) + good[change + 1 :])
+        assert "damaged" in refusal(file)
+
+
+def test_entries_that_are_said_to_be_folders(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "f.pth")
+    good = (tmp_path / "f.pth").read_bytes()
+    directory = good.index(b"PK\x01\x02")
+    start = good.rindex(b"PK\x01\x02", directory, good.index(b"data/0", directory))
+    changed = bytearray(good)
+    changed[start + 38] |= 0x10  # its external attributes
+    (tmp_path / "f.pth").write_bytes(changed)
+    assert "damaged" in refusal(tmp_path / "f.pth")
 
 
 def test_equal_runs_give_equal_files(tmp_path: Path) -> None:

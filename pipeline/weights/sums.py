@@ -12,6 +12,7 @@ from pipeline.readings import Unreadable, parse_json
 
 ENTRY = "stillhouse"
 SUM = "sha256"
+NEAR = 2  # characters
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
@@ -34,13 +35,21 @@ def sealed(origin: Mapping[str, Any], state: Mapping[str, Tensor]) -> dict[str, 
 
 
 def parse_origin(metadata: Mapping[str, str] | None, source: str) -> dict[str, Any]:
-    """What `sealed` was given, and the sum where there is one; {} in files of others. Raises Unreadable."""
-    if ENTRY not in (metadata or {}):
+    """What `sealed` was given, and the sum where there is one; {} in files of others. Raises Unreadable, also where the
+    entry or the sum seems to be ours under a name that has lost a bit."""
+    found = metadata or {}
+    if ENTRY not in found:
+        if any(_nearly(name, ENTRY) for name in found):
+            raise Unreadable(f"{source}: its description is damaged")
         return {}
-    said = parse_json(metadata[ENTRY], f"{source}: its description")  # type: ignore[index]
-    if not isinstance(said, dict):
-        raise Unreadable(f"{source}: its description is damaged: no JSON object")
+    said = parse_json(found[ENTRY], f"{source}: its description")
+    if not isinstance(said, dict) or (SUM not in said and any(_nearly(name, SUM) for name in said)):
+        raise Unreadable(f"{source}: its description is damaged")
     return said
+
+
+def _nearly(name: str, wanted: str) -> bool:
+    return len(name) == len(wanted) and sum(a != b for a, b in zip(name, wanted, strict=True)) <= NEAR
 
 
 def check_sum(metadata: Mapping[str, str] | None, state: Mapping[str, Tensor], source: str) -> None:

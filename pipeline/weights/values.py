@@ -10,6 +10,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 KINDS = {**dict.fromkeys(FLOATS, "float"), **dict.fromkeys(INTEGERS, "integer"), torch.bool: "bool"}
 PLAIN = (Tensor, nn.Parameter)
+LARGE = 64 << 20  # bytes that a view may stand for beyond those it has
 NOT_FINITE = "is not finite (NaN or infinite)"
 
 
@@ -23,7 +24,10 @@ def oddity(value: Tensor) -> str:
         return "quantized"
     if value.layout != torch.strided:
         return "sparse"
-    return "" if value.device.type == "cpu" else f"on the device {value.device.type}"
+    if value.device.type != "cpu":
+        return f"on the device {value.device.type}"
+    size = value.numel() * value.element_size()
+    return "of few values blown up" if size > max(value.untyped_storage().nbytes(), LARGE) else ""
 
 
 def plain(value: Tensor) -> Tensor:
