@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pipeline import readings
 from pipeline.contracts import InputError
 
 CHUNK = 1 << 20
@@ -136,10 +137,13 @@ def _receive(url: str, handle: BinaryIO, note: Path, told: Told) -> None:
 def _read_note(note: Path, url: str) -> dict[str, Any]:
     """What is known of the file that a part belongs to; {} when it is of another address, or cannot be gone on with."""
     try:
-        known = json.loads(note.read_text())
-        return dict(known) if known["url"] == url and isinstance(known["total"], int) else {}
-    except (OSError, ValueError, KeyError, TypeError):
+        known = readings.read_object(note)
+    except readings.Unreadable:
         return {}
+    validator = known.get("validator")
+    told = validator is None or (isinstance(validator, str) and validator.isprintable() and validator.isascii())
+    whole = type(known.get("total")) is int
+    return {**known, "validator": validator} if known.get("url") == url and whole and told else {}
 
 
 def _open(url: str, headers: dict[str, str]) -> Any:

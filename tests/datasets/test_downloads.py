@@ -106,11 +106,14 @@ def test_without_a_length(site: web.Site, tmp_path: Path) -> None:
     assert get(site, tmp_path) == CONTENT
 
 
-@pytest.mark.parametrize("note", ["", "[]", "{}", '{"url": 3}', None])
+ODD = ('{"url": "URL", "total": 9, "validator": 7}', '{"url": "URL", "total": 9, "validator": "a\\nb"}', "[" * 9999)
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '{"url": 3}', None, *ODD], ids=lambda note: str(note)[:40])
 def test_a_part_without_its_note_is_not_gone_on_with(note: str | None, site: web.Site, tmp_path: Path) -> None:
     (tmp_path / ".file.part").write_bytes(OTHER[:1000])
     if note is not None:
-        (tmp_path / ".file.part.json").write_text(note)
+        (tmp_path / ".file.part.json").write_text(note.replace("URL", f"{site.url}file"))
     assert get(site, tmp_path) == CONTENT and site.asked == [("file", None, None)]
 
 
