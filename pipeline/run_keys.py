@@ -131,10 +131,18 @@ def words_of(known: Known | None, argv: list[str]) -> list[str]:
     wanted = [] if any(key in given for key in MODEL) else [*STUDENT_KEYS]
     if known.description is not None or given.get("dataset") in (None, keys.get("dataset")):
         wanted += DATA_KEYS
-    if wanted[:1] == [*STUDENT_KEYS[:1]]:
+    if known.description is not None and _same_model(given, str(keys["student.model"])):
+        wanted += STUDENT_KEYS[1:]
+    if STUDENT_KEYS[1] in wanted:
         wanted += [key for key in keys if key.startswith("student.args.")]
     free = [key for key in wanted if not any(f"{key}.".startswith(f"{other}.") for other in given)]
     return [f"{key}={json.dumps(keys[key])}" for key in free if keys.get(key, {}) != {}]
+
+
+def _same_model(given: Mapping[str, str], model: str) -> bool:
+    """Whether the model that is given is the one that a file says, whose options then hold, too."""
+    named = {given[key].lower() for key in MODEL if key in given}
+    return bool(named & {model.lower(), model.rpartition("/")[2].lower()})
 
 
 def lines_of(known: Known | None, used: Mapping[str, Any]) -> list[str]:

@@ -122,6 +122,18 @@ def test_keys_of_the_command_line_win_and_it_is_said(runs: Path, tmp_path: Path,
     assert score(f"checkpoint={copy}", f"config={tmp_path / 'keys.yaml'}")[0] == found
 
 
+def test_options_of_the_network_come_along_where_its_model_is_named(
+    runs: Path, tmp_path: Path, score: Scorer, capsys: Capture
+) -> None:
+    words = ["dataset=cifar100", "model=resnet8", "student.args.blurpool=true", f"data.root={runs / 'data'}"]
+    assert cli.call(train, [*words, *HERE, f"run.dir={tmp_path}", "run.name=x"], capsys)[0] == 0
+    copy = tmp_path / "x.safetensors"
+    shutil.copy(tmp_path / "x" / FILES[0], copy)
+    own, _ = score(f"checkpoint={copy}")
+    assert score(f"checkpoint={copy}", "model=ResNet8")[0] == own
+    assert score(f"checkpoint={copy}", "student.args.blurpool=false")[0]["loss"] != own["loss"]
+
+
 def test_the_run_folder_says_it_with_the_sum_of_its_file(runs: Path) -> None:
     import hashlib
 

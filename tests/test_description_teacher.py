@@ -174,3 +174,22 @@ def test_an_untrained_classifier_of_a_library_teaches_nothing(
     student = ["model=timm:test_resnet", "student.checkpoint=auto", "method=vanilla", f"run.dir={tmp_path}"]
     code, out, err = run(student, teachers, capsys)
     assert code == 0 and "its classifier is untrained at first" in out, err
+
+
+@pytest.mark.slow
+def test_a_librarys_own_values_are_used_and_files_are_warned_of(
+    hub: Path, teachers: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.networks.published_classes", lambda _: 100)
+    words = ["model=timm:test_resnet", "dataset=cifar100", f"data.root={teachers / 'data'}", "runtime.device=cpu"]
+    code, out, err = cli.call(evaluate, [*words, "checkpoint=auto"], capsys)
+    assert code == 0 and "own data.mean=[0.5, 0.5, 0.5], data.std=[0.5, 0.5, 0.5], data.image_size=160" in out, err
+    code, out, _ = cli.call(evaluate, [*words, "checkpoint=auto", "data.mean=[0.1,0.2,0.3]"], capsys)
+    assert code == 0 and "want data.mean=[0.5, 0.5, 0.5]; [0.1, 0.2, 0.3] is used" in out
+    state = build_external("timm:test_resnet", num_classes=100).state_dict()
+    torch.save(state, tmp_path / "x.pth")
+    code, out, _ = cli.call(evaluate, [*words, f"checkpoint={tmp_path / 'x.pth'}"], capsys)
+    assert code == 0 and "the library's weights of timm:test_resnet want data.mean=[0.5, 0.5, 0.5]" in out
+    student = ["teacher.model=timm:test_resnet", f"teacher.checkpoint={tmp_path / 'x.pth'}", f"run.dir={tmp_path}"]
+    code, out, err = run(student, teachers, capsys)
+    assert code == 0 and "the library's weights of timm:test_resnet want mean [0.5, 0.5, 0.5]" in out, err
