@@ -67,7 +67,7 @@ class RuntimeConfig(Section):
     gather: bool = key(True, "methods relate the samples of the global batch; false: of each rank's, as official code")
     sync_bn: bool = key(False, "batch-norm statistics over all ranks (else per rank)")
     bucket_mb: float = key(25.0, "MiB per DDP bucket", ge=1e-3, le=1e5)
-    threads: int = key(0, "CPU threads per rank, 0 = as the environment says", ge=0, le=1024)
+    threads: int = key(0, "CPU threads per rank, 0 = as the environment says", ge=0, le=512)
     parallel_seeds: AtOnce = key(
         1, "runs of seeds=N at once: a number, auto (0) = as many as fit, off (1)", ge=0, le=1024
     )
