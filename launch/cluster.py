@@ -8,9 +8,11 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from launch.outside import forget_lines
-from pipeline.config import ConfigError, layer_file
+from pipeline.config import ConfigError, validate
 from pipeline.config.base import Section, Text, key
 from pipeline.config.keys import merge
+from pipeline.config.layers import layer_path
+from pipeline.config.words import read_tree, spread, well_shaped
 from pipeline.contracts import InputError
 
 STARTUP_S = 60  # Python, torch and the data set are there before a signal may come; Slurm sends it up to 60 s early
@@ -37,7 +39,7 @@ class ClusterConfig(Section):
     comment: Text | None = key(None, "Slurm's comment")
     mem: Text | None = key(None, "memory of each machine, such as 64G")
     setup: tuple[str, ...] = key((), "shell lines run before the job")
-    extra: dict[str, Any] = key({}, "further keys of sbatch, by their long names")
+    extra: dict[str, Text | bool | int | float] = key({}, "further keys of sbatch, by their long names; true: a flag")
     signal_delay: int = key(90, "seconds between the signal that asks for a checkpoint and the end", ge=1)
     retries: int = key(0, "starts after a failure (not after pre-emption or a time limit: those are free)", ge=0)
     parallel: int = key(0, "runs of an array at once, 0 = all (local: one)", ge=0)
@@ -70,6 +72,8 @@ class ClusterConfig(Section):
     @field_validator("extra")
     @classmethod
     def _long_names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        flags = {"true": True, "True": True, "false": False, "False": False}
+        value = {name: flags.get(item, item) if isinstance(item, str) else item for name, item in value.items()}
         for name, item in value.items():
             if name == "wrap" or not re.fullmatch(r"[a-z][a-z0-9-]*", name) or not str(item).isprintable():
                 raise ValueError(f"{name!r}={item!r} is no key of sbatch")
@@ -112,10 +116,20 @@ def own_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def with_site(given: Mapping[str, Any]) -> dict[str, Any]:
-    """cluster.* as given, on top of configs/cluster/<name>.yaml. Raises ConfigError that names the known files."""
-    site = layer_file("cluster", str(given.get("name", "local")), ClusterConfig)
-    if "name" not in site:
-        raise ConfigError([f"configs/cluster/{given['name']}.yaml lacks name: local, slurm or debug"])
+    """cluster.* as given, on top of configs/cluster/<name>.yaml. Raises ConfigError that names the known files, or what
+    is wrong in this one."""
+    path = layer_path("cluster", str(given.get("name", "local")))
+    where, problems = f"configs/cluster/{path.name}", list[str]()
+    site = well_shaped(ClusterConfig, spread(read_tree(path), {}, where, problems), problems, where=where)
+    if not problems and "name" not in site:
+        problems = [f"{where} lacks name: local, slurm or debug"]
+    if not problems:
+        try:
+            validate(ClusterConfig, site)
+        except ConfigError as error:
+            problems = [f"{where}: {problem}" for problem in error.problems]
+    if problems:
+        raise ConfigError(problems)
     return merge(site, {k: v for k, v in given.items() if k != "name"})
 
 
@@ -146,6 +160,7 @@ def submitit_parameters(
     if cluster.name != "slurm":
         return common | local_parameters(cluster)
     slurm: dict[str, Any] = {f"slurm_{k}": getattr(cluster, k) for k in KEYS}
+    further = {"requeue": True, **cluster.extra, **dependency(cluster, after)}
     slurm |= {
         "slurm_signal_delay_s": cluster.signal_delay,
         "slurm_setup": [*forget_lines(array, cluster.mem is not None), *cluster.setup] or None,
@@ -153,7 +168,7 @@ def submitit_parameters(
         "slurm_array_parallelism": cluster.parallel or 256,
         # A rank that dies takes the others with it: they would wait for it until the time limit.
         "slurm_srun_args": ["--kill-on-bad-exit=1"],
-        "slurm_additional_parameters": {"requeue": True, **cluster.extra, **dependency(cluster, after)},
+        "slurm_additional_parameters": {k: v for k, v in further.items() if v is not False},
     }
     return common | {"nodes": cluster.nodes, "cpus_per_task": cluster.cpus_per_task, **slurm} | asked_gpus(cluster)
 

@@ -120,7 +120,8 @@ def read_published(path: Path = FILE) -> Published:
     try:
         return validate(Published, read_yaml(path))
     except ConfigError as error:
-        raise InputError(f"{path.name}: {error.problems[0]}") from None
+        first = next((problem for problem in error.problems if "unknown" in problem), error.problems[0])
+        raise InputError(f"{path.name}: {first}") from None
 
 
 def _cell(rows: Mapping[str, Row], name: str, column: int) -> float | None:

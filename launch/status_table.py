@@ -2,6 +2,7 @@
 
 import contextlib
 import select
+import signal
 import sys
 import termios
 import time
@@ -14,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.status_rows import STATES, URGENT, Row, total
+from pipeline import signals
 from pipeline.engine.reporter import clock_text
 
 COLOURS = {"running": "cyan", "done": "green", "failed": "bold red", "requeued": "yellow", "unknown": "magenta"}
@@ -140,7 +142,13 @@ def show_live(read: Callable[[], Sequence[Row]], every: float) -> None:
     """Draws the table every `every` seconds until q or Ctrl-C."""
     console = Console()
     live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
-    with contextlib.suppress(KeyboardInterrupt), keyboard() as quit_pressed, live:
-        live.update(screen(read(), *console.size), refresh=True)
-        while not quit_pressed(every):
+    try:
+        with keyboard() as quit_pressed, live:
             live.update(screen(read(), *console.size), refresh=True)
+            while not quit_pressed(every):
+                live.update(screen(read(), *console.size), refresh=True)
+    except KeyboardInterrupt:
+        return
+    except signals.Stopped as stopped:
+        if stopped.number != signal.SIGINT:
+            raise

@@ -1,5 +1,6 @@
 """A sweep's file, what the command line changes in it, and the words of the runs besides."""
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +15,10 @@ from pipeline.config import ConfigError, TrainConfig, validate
 from pipeline.config.by_type import ANY, kinds_of, typed, typed_keys
 from pipeline.config.compose import parse_arguments
 from pipeline.config.layers import CONFIGS
-from pipeline.config.words import read_tree
+from pipeline.config.words import known_keys, read_tree, spread, well_shaped
 from pipeline.nearest import hint
 from pipeline.pictures import PICTURES
+from pipeline.plain_yaml import Plain
 from pipeline.registry import UnknownName
 
 FOLDER = CONFIGS / "sweep"
@@ -46,8 +48,9 @@ def sweep_path(name: str) -> Path:
     return FOLDER / f"{name}.yaml"
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """The mapping in a sweep's file, with `like:` another one below it. Raises ConfigError."""
+def read_file(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The mapping in a sweep's file, with `like:` another one below it. above: files that are like it. Raises
+    ConfigError."""
     kinds = kinds_of(SweepFile)
     content = {
         name: typed_keys(TrainConfig, node, ALIASES) if name in OF_TRAINING else typed(kinds.get(name, ANY), node)
@@ -57,9 +60,12 @@ def read_file(path: Path) -> dict[str, Any]:
     if below is None:
         return content
     base = sweep_path(str(below))
-    if base.resolve() == path.resolve():
-        raise ConfigError([f"{path}: like: itself"])
-    return {**read_file(base), **content}
+    above = (*above, path.resolve())
+    if base.resolve() in above:
+        raise ConfigError(
+            [f"{path}: like: itself" if base.resolve() == above[-1] else f"{path}: like: goes in a circle"]
+        )
+    return {**read_file(base, above), **content}
 
 
 def checked_file(content: Mapping[str, Any], where: str) -> SweepFile:
@@ -78,6 +84,25 @@ def checked_file(content: Mapping[str, Any], where: str) -> SweepFile:
     if problems:
         raise ConfigError([f"{where}: {problem}" for problem in dict.fromkeys(problems)])
     return file
+
+
+def unknown_keys(file: SweepFile) -> list[str]:
+    """A line for each dotted key of the file that train.py does not know, or that goes on below a plain one.
+
+    The name of an axis of mappings means nothing.
+    """
+    problems: list[str] = []
+    known = [*known_keys(TrainConfig), *ALIASES, *FIXED]
+    rows = [entry for row in file.axes.values() for entry in row if isinstance(entry, dict)]
+    plain = {name: None for name, row in file.axes.items() if not all(isinstance(entry, dict) for entry in row)}
+    places = [("set", file.set), ("words", file.words), ("teacher_set", file.teacher_set), ("axes", plain)]
+    places += [("axes", entry) for entry in rows] + [("include", entry) for entry in file.include]
+    for where, keys in places:
+        for name in keys:
+            if name not in FIXED:
+                spelled = spread({name: Plain("1")}, ALIASES, where, problems)
+                well_shaped(TrainConfig, spelled, problems, where=where, known=known)
+    return list(dict.fromkeys(problems))
 
 
 def read_words(argv: Sequence[str]) -> Asked:
@@ -109,7 +134,10 @@ def read_words(argv: Sequence[str]) -> Asked:
     if name:
         try:
             path = sweep_path(name)
-            file = checked_file(_changed(read_file(path), changes), path.name)
+            content = read_file(path)
+            file = checked_file(_changed(content, changes), path.name)
+            with contextlib.suppress(ConfigError):  # of what the command line has mended
+                problems += [f"{path.name}: {line}" for line in unknown_keys(checked_file(content, path.name))]
         except ConfigError as error:
             problems += error.problems
     if problems or launcher is None or file is None:
