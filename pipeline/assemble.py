@@ -114,6 +114,7 @@ def make_plan(data: DataConfig, runtime: RuntimeConfig, world: World, **differen
         "std": data.std,
         "channels_last": runtime.channels_last,
         "workers": data.workers,
+        "read_timeout": data.read_timeout,
         "device": world.device,
     }
     return Plan(**{**settings, **differences})  # type: ignore[arg-type]

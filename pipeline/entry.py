@@ -32,6 +32,10 @@ def run(main: Callable[[list[str]], None], help_text: Callable[[], str], failure
             code = _stopped(stopped.number)
             if listener is not None and listener.finish is not None:
                 listener.finish(stopped.number)
+        except Exception:
+            if listener is not None:
+                listener.leave(FAILED)
+            raise
         if listener is not None:
             listener.leave(code)
     sys.exit(code)

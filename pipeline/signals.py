@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: stopped on request, the same command goes on
@@ -195,11 +195,16 @@ class Listener:
         return ""
 
     def _end(self, code: int) -> None:
-        _kill_children()
-        with contextlib.suppress(OSError):
-            if os.isatty(1):
-                os.write(1, CURSOR)
-        os._exit(code)
+        end_now(code)
+
+
+def end_now(code: int) -> NoReturn:
+    """Ends this process and its workers, whatever its other threads do."""
+    _kill_children()
+    with contextlib.suppress(OSError):
+        if os.isatty(1):
+            os.write(1, CURSOR)
+    os._exit(code)
 
 
 def _kill_children() -> None:

@@ -46,6 +46,7 @@ class DataConfig(Section):
         "wnids", "imagenet's class folders: wnids, numbers = 0, 1, ... in this order, names = any in their order"
     )
     max_pixels: int = key(89_478_485, "of an image file: one whose header says more is not decoded", ge=1, le=2**32)
+    read_timeout: float = key(300, "seconds for one image file to be read, then the run ends, 0 = never", ge=0, le=1e6)
     batch_size: int = key(64, "images per optimiser step over all ranks", ge=1, le=MOST_IMAGES)
     eval_batch_size: int = key(256, "images per evaluation step and rank", ge=1, le=MOST_IMAGES)
     workers: int = key(2, "worker processes per rank (loader torch)", ge=0, le=1024)

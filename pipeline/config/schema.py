@@ -164,7 +164,8 @@ class TrainConfig(Section):
     def numbers(self) -> dict[str, Any]:
         """The keys behind `fingerprint`, nested."""
         what = self.model_dump(mode="json", exclude={"run", "log", "runtime", "seeds"})
-        for name in ("root", "download", "loader", "workers", "eval_batch_size", "index", "dali", "ffcv"):
+        of_machine = "root", "download", "loader", "workers", "eval_batch_size", "index", "read_timeout", "dali", "ffcv"
+        for name in of_machine:
             what["data"].pop(name)
         if self.data.on_bad == "error":  # else it decides which images are replaced
             what["data"].pop("max_pixels")

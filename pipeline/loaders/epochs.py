@@ -14,6 +14,7 @@ from pipeline import views
 from pipeline.contracts import Batch, Draft, InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.replacing import Replaced, ReplacingSet
+from pipeline.datasets.slow_reads import watch
 from pipeline.loaders.further import FurtherViews, Read, Span
 from pipeline.loaders.pixels import Normalise
 from pipeline.loaders.plan import STEP_KINDS, Plan
@@ -65,6 +66,7 @@ class EpochLoader:
         index_N = np.arange(len(image_set)) if plan.index_N is None else np.asarray(plan.index_N, dtype=np.int64)
         self.num_samples = len(index_N)
         self._check(index_N)
+        watch(plan.read_timeout)
         first, last = (0, self.num_samples) if plan.train else views.rank_slice(self.num_samples, plan.rank, plan.ranks)
         # What this rank draws from: all positions in training, its own part of them in evaluation.
         self.index_N: NDArray[np.int64] = index_N[first:last]

@@ -35,6 +35,7 @@ class Plan:
     epochs from 0: sides of training images that grow in between; None = image_size throughout.
     index_N: positions of the set that the loader uses, None = all; a Batch names positions in the whole set.
     workers: processes (threads of the resident loader, while it decodes files or operates on images).
+    read_timeout: seconds after which a file that is still being read ends the process, 0 = never.
     streams: further views of each training image, by name; of two equal ones each would be the other's copy.
     Raises InputError, one line.
     """
@@ -63,6 +64,7 @@ class Plan:
     device: torch.device | str = "cpu"
     views: int | None = None
     index_N: NDArray[np.int64] | None = None
+    read_timeout: float = 0.0
     streams: Mapping[str, Stream] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

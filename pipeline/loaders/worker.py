@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
+from pipeline.datasets.slow_reads import watch
 from pipeline.loaders import LOADERS
 from pipeline.loaders.chain import Chain
 from pipeline.loaders.epochs import EpochLoader, Reads
@@ -52,6 +53,10 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if _started_by_the_trainers_main_thread:  # the kernel means the thread that forked, not its process
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    info = get_worker_info()
+    made_by = info.dataset if info is not None else None
+    limit = made_by.plan.read_timeout if isinstance(made_by, HostBatches) else 0.0
+    watch(limit, f"data worker {worker} ")
     threading.Thread(target=_end_when_the_trainer_says, daemon=True).start()
 
 
