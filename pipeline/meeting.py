@@ -5,7 +5,9 @@ import datetime
 import os
 import socket
 import sys
+import threading
 import time
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import torch.distributed as dist
@@ -80,7 +82,7 @@ def open_store(at: Place, limit: float) -> dist.Store:
         else:
             _wait_for_host(at, limit)
             store = _store(at, hosts=False)
-    except (dist.DistError, ValueError) as error:
+    except (dist.DistError, ValueError, TimeoutError) as error:
         reason = _first_line(error)
         if "EADDRINUSE" in str(error) or "address already in use" in str(error):
             reason = "the port is in use (choose another MASTER_PORT)"
@@ -92,15 +94,22 @@ def open_store(at: Place, limit: float) -> dist.Store:
 
 
 def _store(at: Place, *, hosts: bool) -> dist.TCPStore:
-    return dist.TCPStore(
-        at.host,
-        at.port,
-        at.ranks,
-        is_master=hosts,
-        timeout=datetime.timedelta(seconds=ANSWER),
-        wait_for_workers=False,
-        multi_tenant=hosts,
-    )
+    """Made in a thread: a port that takes connections and does not answer would hold torch up for ever."""
+    limit = datetime.timedelta(seconds=ANSWER)
+    made: Future[dist.TCPStore] = Future()
+
+    def make() -> None:
+        try:
+            made.set_result(
+                dist.TCPStore(
+                    at.host, at.port, at.ranks, hosts, timeout=limit, wait_for_workers=False, multi_tenant=hosts
+                )
+            )
+        except Exception as error:
+            made.set_exception(error)
+
+    threading.Thread(target=make, daemon=True).start()
+    return made.result(ANSWER)
 
 
 def _first_line(error: Exception) -> str:

@@ -71,6 +71,7 @@ class Listener:
         self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         self._main = threading.main_thread().ident or 0
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._lost
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
         self._thread.start()
 
@@ -96,6 +97,13 @@ class Listener:
         if not self.entered:
             self._stop_here()
         raise Stopped(self.received)
+
+    def _lost(self, args: Any) -> None:
+        """A wish that fell into a destructor, where Python drops exceptions, still stands."""
+        if isinstance(args.exc_value, Stopped):
+            self._thrown = False
+        else:
+            self._hook(args)
 
     def _stop_here(self) -> None:
         """Nobody would catch it yet: the program is still being imported."""
@@ -140,6 +148,7 @@ class Listener:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup)
+        sys.unraisablehook = self._hook
         os.write(self._writer, b"\xff")
         self._thread.join()
         os.close(self._reader)
