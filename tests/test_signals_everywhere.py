@@ -27,7 +27,9 @@ def line(data: Path, folder: Path, name: str) -> list[str]:
     return words(data, folder, name, "optim.epochs=2", "run.checkpoint_steps=0", "data.eval_batch_size=16")
 
 
-@pytest.mark.parametrize(("count", "number"), [(1, signal.SIGTERM), (2, signal.SIGUSR2)])
+@pytest.mark.parametrize(
+    ("count", "number"), [(1, signal.SIGTERM), pytest.param(2, signal.SIGUSR2, marks=pytest.mark.slow)]
+)
 def test_an_evaluation_is_left_and_made_when_the_run_goes_on(
     count: int, number: signal.Signals, data: Path, tmp_path: Path
 ) -> None:
