@@ -1,6 +1,7 @@
 """`replaced.jsonl`: the images of a run that could not be read, each once, and what was shown instead."""
 
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from pipeline.contracts import Loader
 from pipeline.engine.parallel import World
 from pipeline.engine.reporter import Reporter
-from pipeline.files import write_text
+from pipeline.files import put_aside, write_text
+from pipeline.readings import Unreadable, parse_json, read_bytes
 
 NAME = "replaced.jsonl"
 Row = Mapping[str, Any]
@@ -43,7 +45,26 @@ class ReplacedImages:
         write_text(self._path, "".join(json.dumps(dict(row)) + "\n" for row in self._rows.values()))
 
     def _read(self) -> list[Row]:
-        return [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
+        """What is listed. A file with other lines is kept under another name, but for a last one that was cut."""
+        if not os.path.lexists(self._path):
+            return []
+        try:
+            whole, _, rest = read_bytes(self._path).rpartition(b"\n")
+        except Unreadable:
+            whole, rest = b"?", b""
+        rows = [row for line in whole.splitlines() if (row := _row(line)) is not None]
+        if len(rows) < len(whole.splitlines()):
+            self._reporter.note(f"{self._path} holds lines that are no rows of it: kept as {put_aside(self._path)}")
+        return [*rows, *(row for row in (_row(rest),) if row is not None)]
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        row = parse_json(line, NAME)
+    except Unreadable:
+        return None
+    known = isinstance(row, dict) and isinstance(row.get("split"), str) and isinstance(row.get("index"), int)
+    return row if known else None
 
 
 def _by_place(rows: Iterable[Row]) -> dict[tuple[str, int], Row]:

@@ -35,6 +35,17 @@ class TwoRanks(World):
         return [item, list(self.others)]
 
 
+@pytest.mark.parametrize("content", [b"3\n", b"\xff\n", b"{}\n", b"[" * 9999 + b"\n", b'{"split": "train"}\n'])
+def test_a_damaged_list_is_kept_beside(content: bytes, tmp_path: Path) -> None:
+    row = b'{"split": "train", "index": 3, "file": "3.jpg"}\n'
+    (tmp_path / NAME).write_bytes(row + content + row[:-9])
+    alone = World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
+    listed = ReplacedImages([Finder("train", 3, 5)], alone, tmp_path, Reporter(leader=True))  # type: ignore[list-item]
+    assert len(listed) == 1 and (tmp_path / f"{NAME}.old-1").read_bytes() == row + content + row[:-9]
+    listed.settle(now)
+    assert [json.loads(line)["index"] for line in (tmp_path / NAME).read_text().splitlines()] == [3, 5]
+
+
 def now(write: Callable[[], object]) -> None:
     write()
 

@@ -1,8 +1,8 @@
 """Kills commands at random moments, gives the same command again until it is done, and compares the result.
 
-python tests/kills/kill.py cases=100 seed=7 [area=crd] [folder=DIR]
+python tests/kills/kill.py cases=100 seed=7 [area=crd+energykd] [per=3] [folder=DIR]
 
-cases: kills in all, taken in turn from the areas; a result gets three of them. A table says of each area how many kills
+cases: kills in all, taken in turn from the areas; a result gets `per` of them. A table says of each area how many kills
 there were, how many met a living process, and how many results equal the unbroken one.
 """
 
@@ -22,7 +22,6 @@ if __name__ == "__main__":
 import areas
 import ranks
 
-PER_RESULT = 3
 SHORTEST = 0.3  # of a command's length: what is left of it after some kills is at least so long
 PATIENCE = 300.0  # seconds
 
@@ -81,7 +80,9 @@ def kill_once(area: areas.Area, root: Path, out: Path, log: Path, delay: float, 
     return bool(victims)
 
 
-def one_result(area: areas.Area, root: Path, whole: Path, length: float, rng: random.Random, tally: Tally) -> None:
+def one_result(
+    area: areas.Area, root: Path, whole: Path, length: float, rng: random.Random, tally: Tally, per: int
+) -> None:
     """Kills, then the end, then the comparison."""
     out = whole.with_name("broken")
     shutil.rmtree(out, ignore_errors=True)
@@ -91,7 +92,7 @@ def one_result(area: areas.Area, root: Path, whole: Path, length: float, rng: ra
     else:
         out.mkdir()
     left = length
-    for number in range(PER_RESULT):
+    for number in range(per):
         delay = rng.uniform(0, left)
         tally.alive += kill_once(area, root, out, whole.with_name(f"kill{number}"), delay, rng)
         tally.kills += 1
@@ -103,14 +104,14 @@ def one_result(area: areas.Area, root: Path, whole: Path, length: float, rng: ra
         tally.unequal += (wrong,)
 
 
-def kill(cases: int, seed: int, folder: Path, chosen: str = "") -> dict[str, Tally]:
-    """`cases` kills, rounded up to whole results. folder: empty, for everything that is written. chosen: an area."""
+def kill(cases: int, seed: int, folder: Path, chosen: str = "", per: int = 3) -> dict[str, Tally]:
+    """`cases` kills, rounded up to whole results. folder: empty, for everything that is written. chosen: areas; all."""
     rng = random.Random(seed)
     root = areas.prepare(folder / "data")
     tallies: dict[str, Tally] = {}
     lengths: dict[str, float] = {}
-    todo = [area for area in areas.AREAS if chosen in ("", area.name)]
-    for number in range(-(-cases // PER_RESULT)):
+    todo = [area for area in areas.AREAS if not chosen or area.name in chosen.split("+")]
+    for number in range(-(-cases // per)):
         area = todo[number % len(todo)]
         tally = tallies.setdefault(area.name, Tally())
         place = folder / area.name.replace(" ", "-").replace(",", "")
@@ -125,7 +126,7 @@ def kill(cases: int, seed: int, folder: Path, chosen: str = "") -> dict[str, Tal
                     shutil.copy(path, place / "whole")
                     for other in (root / "tree").glob("[!.]*"):
                         shutil.copytree(other, place / "whole" / other.name)
-        one_result(area, root, place / "whole", lengths[area.name], rng, tally)
+        one_result(area, root, place / "whole", lengths[area.name], rng, tally, per)
         print(f"{area.name}: {tally}", flush=True)
     return tallies
 
@@ -144,7 +145,8 @@ def main(words: list[str]) -> int:
     """The command line."""
     given = dict(word.split("=", 1) for word in words)
     folder = Path(given.get("folder") or tempfile.mkdtemp())
-    tallies = kill(int(given.get("cases", 100)), int(given.get("seed", 1)), folder, given.get("area", ""))
+    cases, seed, per = (int(given.get(key, usual)) for key, usual in (("cases", 100), ("seed", 1), ("per", 3)))
+    tallies = kill(cases, seed, folder, given.get("area", ""), per)
     print(table(tallies))
     for name, tally in tallies.items():
         for wrong in tally.unequal:
