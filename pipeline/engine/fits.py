@@ -16,6 +16,17 @@ from pipeline.engine.update import Updater
 
 FORMAT = 1
 SHOWN = 3
+# Keys of parameter groups that came to torch's optimisers over time; they set them where a state has none.
+LATER = {
+    "maximize",
+    "foreach",
+    "capturable",
+    "differentiable",
+    "fused",
+    "decoupled_weight_decay",
+    "nesterov",
+    "amsgrad",
+}
 NEEDED = ("model", "distiller", "updater", "ranks", "position", "clock", "resumed", "wall_seconds")
 Own = Mapping[str, Tensor]
 
@@ -112,33 +123,40 @@ def _of_optimizer(found: object, own: dict[str, Any], parameters: list[Tensor]) 
     for group, mine in zip(groups, own["param_groups"], strict=True):
         if not isinstance(group, dict) or group.get("params") != mine["params"]:
             yield "optimizer: other parameters"
-        elif not all(_alike(group[key], value) for key, value in mine.items() if key != "params" and key in group):
+        elif not all(_alike(group[key], value) if key in group else key in LATER for key, value in mine.items()):
             yield "optimizer: values of another type"
     order = [number for group in own["param_groups"] for number in group["params"]]
     if not isinstance(state, dict) or not state.keys() <= set(order):
         yield "optimizer: a state of other parameters"
         return
     shapes = {number: parameter.shape for number, parameter in zip(order, parameters, strict=True)}
-    kinds = {tuple(sorted(map(str, kept))) for kept in state.values() if isinstance(kept, dict)}
-    fits = all(
-        isinstance(kept, dict) and all(_kept(value, shapes[number]) for value in kept.values())
-        for number, kept in state.items()
-    )
-    if not fits or len(kinds) > 1:
+    kinds = {number: _kinds(kept, shapes[number]) for number, kept in state.items()}
+    # Of a parameter that is one number a counter cannot be told from what has the parameter's shape.
+    if None in kinds.values() or len({kind for number, kind in kinds.items() if shapes[number]}) > 1:
         yield "optimizer: a state that does not fit its parameters"
 
 
-def _kept(value: object, shape: torch.Size) -> bool:
-    if isinstance(value, Tensor):
-        return _plain(value) and (value.numel() == 1 or (value.shape == shape and value.is_floating_point()))
-    return value is None or is_finite(value)
+def _kinds(kept: object, shape: torch.Size) -> tuple[tuple[str, str], ...] | None:
+    """What is kept of a parameter, which is the same for all; None for what cannot be."""
+    if not isinstance(kept, dict) or not all(isinstance(key, str) for key in kept):
+        return None
+    kinds = {}
+    for key, value in kept.items():
+        if isinstance(value, Tensor):
+            fits = _plain(value) and (value.dim() == 0 or (value.shape == shape and value.is_floating_point()))
+            kinds[key] = ("whole" if value.shape == shape else "single") if fits else ""
+        else:
+            kinds[key] = "none" if value is None else "number" if is_finite(value) else ""
+    return None if "" in kinds.values() else tuple(sorted(kinds.items()))
 
 
 def _alike(found: object, mine: object) -> bool:
-    """Numbers, switches, pairs of numbers: of the same sort as what this run's optimiser has."""
+    """Numbers, switches, lists of numbers: of the same sort as what this run's optimiser has."""
     if isinstance(mine, list | tuple):
         return isinstance(found, list | tuple) and len(found) == len(mine) and all(map(is_finite, found))
-    if isinstance(mine, bool) or mine is None:
+    if isinstance(mine, bool):
+        return isinstance(found, bool)
+    if mine is None:
         return found is None or isinstance(found, bool)
     return is_finite(found) if isinstance(mine, int | float) else True
 

@@ -116,6 +116,27 @@ def test_checkpoints_of_earlier_versions_leave_the_records_to_the_file(lines: in
     assert_as_unbroken(half)
 
 
+KEPT = {
+    "adamw": ("optim.name=adamw", "optim.lr=0.001"),
+    "dot": ("optim.name=dot", "method=kd", "teacher.model=resnet8", "teacher.checkpoint=none"),
+    "plain": ("optim.momentum=0", "model=resnet14"),
+    "averaged": ("optim.ema_decay=0.9", "optim.decay_norm_bias=false"),
+    "bf16": ("runtime.amp=bf16", "optim.accumulate=2"),
+    "simkd": ("method=simkd", "teacher.model=resnet8", "teacher.checkpoint=none", "optim.name=adamw"),
+    "ctkd": ("method=ctkd", "teacher.model=resnet8", "teacher.checkpoint=none"),
+    "crd": ("method=crd", "method_args.K=4", "teacher.model=resnet8", "teacher.checkpoint=none"),
+}
+
+
+@pytest.mark.parametrize("name", ["adamw", *(pytest.param(n, marks=pytest.mark.slow) for n in KEPT if n != "adamw")])
+def test_what_this_program_writes_fits(name: str, root: Path, capsys: Capture) -> None:
+    more = (*KEPT[name], "run.limit_steps=4")
+    finish(root, f"{name}-whole", capsys, *more)
+    broken = stop(root, name, after_step(3), *more, "run.checkpoint_steps=1")
+    finish(root, name, capsys, *more)
+    assert_same_run(root / f"{name}-whole", broken)
+
+
 def put(*keys: Any, value: object) -> Callable[[dict[str, Any]], None]:
     """Sets state[keys[0]][keys[1]]... to a value."""
 
