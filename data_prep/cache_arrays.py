@@ -4,6 +4,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -83,12 +84,30 @@ def seal(temporary: Path, target: Path) -> dict[str, object]:
     return {"bytes": target.stat().st_size, "sha256": digest}
 
 
-def read_record(file: Path, names: set[str]) -> dict[str, dict[str, Any]] | None:
-    """What `seal` said of these arrays, as `file` holds it; None where it is missing or damaged."""
+def record_text(record: dict[str, dict[str, object]]) -> str:
+    """What `seal` said of a view's arrays, by name, with a sum of itself."""
+    return json.dumps({"files": record, "sum": _sum(record)}, sort_keys=True)
+
+
+def _sum(record: object) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(file: Path, names: set[str], folder: Path) -> dict[str, dict[str, Any]] | None:
+    """What `seal` said of the arrays `names` in `folder`, as `file` holds it; None where it, or one of them, is missing
+    or not as it was. Records of earlier versions have no sum of their own: there the arrays are read."""
     try:
         found = read_object(file)
     except Unreadable:
         return None
-    entries = [entry if isinstance(entry, dict) else {} for entry in found.values()]
-    plain = all(type(e.get("bytes")) is int and isinstance(e.get("sha256"), str) for e in entries)
-    return found if plain and found.keys() == names else None
+    summed = found.keys() == {"files", "sum"}
+    record = found["files"] if summed else found
+    if not isinstance(record, dict) or record.keys() != names or (summed and found["sum"] != _sum(record)):
+        return None
+    for name, entry in record.items():
+        path = folder / name
+        if not isinstance(entry, dict) or not path.is_file() or path.stat().st_size != entry.get("bytes"):
+            return None
+        if not summed and hashlib.sha256(path.read_bytes()).hexdigest() != entry.get("sha256"):
+            return None
+    return record

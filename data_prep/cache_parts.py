@@ -26,6 +26,7 @@ from data_prep.cache_arrays import (
     insert,
     packed,
     read_record,
+    record_text,
     seal,
     telling,
 )
@@ -147,11 +148,7 @@ class Work:
 
     def _record(self, view: int) -> dict[str, dict[str, Any]] | None:
         """Bytes and SHA-256 of a joined view's arrays; None where one of them, or the record, is not as it was."""
-        found = read_record(self.joined(view), set(self.layout.files(view)))
-        if found is None:
-            return None
-        sizes = {name: (self.folder / name).stat().st_size for name in found if (self.folder / name).is_file()}
-        return found if sizes == {name: entry["bytes"] for name, entry in found.items()} else None
+        return read_record(self.joined(view), set(self.layout.files(view)), self.folder)
 
     def _layout(self) -> dict[str, object]:
         return dict(json.loads(Manifest(layout=self.layout, identity={}, files={}).text())["layout"])
@@ -216,7 +213,7 @@ class Work:
                 del array
                 record[name] = seal(temporary, self.folder / name)
             sync_folder(self.folder)
-            write_text(self.joined(view), json.dumps(record, sort_keys=True))
+            write_text(self.joined(view), record_text(record))
         for part in self.parts(view):
             self.path(part).unlink(missing_ok=True)
 
