@@ -1,5 +1,6 @@
 """Keys of the two networks: teacher.* and student.*."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
@@ -20,9 +21,17 @@ DECIDED = {
 
 
 def _undecided(value: dict[str, Any]) -> dict[str, Any]:
+    if not _finite(value):
+        raise ValueError("holds a number that is not finite")
     for name in [name for name in DECIDED if name in value]:
         raise ValueError(f"{name} is no option here: {DECIDED[name]}")
     return value
+
+
+def _finite(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_finite, value.values() if isinstance(value, dict) else value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _student(value: dict[str, Any]) -> dict[str, Any]:

@@ -45,6 +45,7 @@ def problems(*words: str) -> list[str]:
         ("teacher.args.num_classes=0", "teacher.args: num_classes is no option here"),
         ("teacher.args.pretrained=true", "pretrained is no option here"),
         ("student.args={block: ambb}", "block is no option here: student.block= says it"),
+        ("student.args.x.y=[1,.inf]", "student.args: holds a number that is not finite"),
         ("seeds=20000", "seeds=20000"),
     ],
 )
