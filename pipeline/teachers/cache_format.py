@@ -23,6 +23,9 @@ from pipeline.teachers.codecs import NOISE, POOLED, Codec, codec_of
 FORMAT, VERSION = "stillhouse-teacher-cache", 1
 MANIFEST = "manifest.json"
 KINDS = ("logits", "pooled")
+WIDEST = (
+    10**6
+)  # classes, or numbers of a pooled vector: rows of topk are unpacked to this width, whatever the files hold
 HEADER = 4096  # bytes that the head of an array may take; NumPy writes 128
 STREAM = r"[A-Za-z0-9_-]{1,64}"  # names of further views
 CHUNK = 256  # samples that go through the teacher together, where views are not mixed within a batch
@@ -140,7 +143,8 @@ def _layout(found: Any) -> Layout:
         elif name == "dtype":
             fine = isinstance(value, str)
         else:
-            fine = name in known and type(value) is int and value >= least
+            most = WIDEST if name in ("classes", "pooled", "k") else 2**63
+            fine = name in known and type(value) is int and least <= value <= most
         if not fine:
             raise _Wrong(f"layout.{_short(name)} is {_short(value)}")
     layout = Layout(**{**found, "streams": tuple(found.get("streams", ()))})

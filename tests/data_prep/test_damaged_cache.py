@@ -47,6 +47,7 @@ OUTSIDE = {"bytes": 1, "sha256": "0" * 64}
         (["layout", "samples"], "x", "layout.samples is x"),
         (["layout", "samples"], -1, "layout.samples is -1"),
         (["layout", "classes"], None, "layout.classes is null"),
+        (["layout", "classes"], 10**18, "layout.classes is 1000000000000000000"),
         (["layout", "classes"], True, "layout.classes is true"),
         (["layout", "classes"], 4.0, "layout.classes is 4.0"),
         (["layout", "views"], 10**12, "lists no view-00002"),
