@@ -24,6 +24,7 @@ import ranks
 
 SHORTEST = 0.3  # of a command's length: what is left of it after some kills is at least so long
 PATIENCE = 300.0  # seconds
+OTHERS = 10.0  # that ranks have which are left over, before they are ended as torchrun does
 
 
 @dataclass
@@ -73,7 +74,7 @@ def kill_once(area: areas.Area, root: Path, out: Path, log: Path, delay: float, 
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-    ranks.finish(processes, PATIENCE)
+    ranks.finish(processes, PATIENCE if area.count == 1 else OTHERS)
     deadline = time.monotonic() + PATIENCE
     while any(Path(f"/proc/{pid}").exists() for pid in below) and time.monotonic() < deadline:
         time.sleep(0.05)  # children that outlive their parent write a checkpoint
