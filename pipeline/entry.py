@@ -34,7 +34,7 @@ def run(main: Callable[[list[str]], None], help_text: Callable[[], str], failure
                 listener.finish(stopped.number)
         except Exception:
             if listener is not None:
-                listener.leave(FAILED)
+                listener.leave(FAILED, said=False)
             raise
         if listener is not None:
             listener.leave(code)
@@ -73,7 +73,7 @@ def ending(error: Exception, failures: Failures) -> End | None:
         if isinstance(error, kind):
             return End(code, f"{type(error).__name__}: {error}")
     if machine.is_of_group(error):
-        return End(FAILED, f"error: another rank cannot be reached: {str(error).splitlines()[0]}")
+        return End(FAILED, f"error: another rank cannot be reached: {machine.of_group_text(error)}")
     found = machine.known(error)
     return None if found is None else End(FAILED, f"error: {found}")
 

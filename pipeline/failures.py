@@ -53,6 +53,11 @@ def is_of_group(error: BaseException) -> bool:
     return type(error) is RuntimeError and GROUP.search(str(error)) is not None
 
 
+def of_group_text(error: BaseException) -> str:
+    """What such an error says, without the library's file names and advice."""
+    return re.sub(r"^\[[^\]]*\] ", "", _own_line(error)).partition(". This is typically")[0]
+
+
 def known(error: BaseException) -> str | None:
     """One line for what the machine did; None for what may be a defect of ours."""
     names = {kind.__name__ for kind in type(error).__mro__}

@@ -126,15 +126,18 @@ class Listener:
         if self.received:
             self._deadline = (time.monotonic() + seconds, f"{what} within {seconds:.0f} s")
 
-    def leave(self, code: int) -> None:
-        """The process ends with `code`, after an error that it has said soon, whatever still hangs."""
+    def leave(self, code: int, *, said: bool = True) -> None:
+        """The process ends with `code`, soon after an error, whatever still hangs. said: there is nothing more to say.
+
+        With workers it ends here: torch would wait seconds for what those who are gone have left in their queues.
+        """
         self._leaving = code
         if self.bounded and code:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises where a worker dies
-            _kill_children()
+            had_workers = _kill_children()
             self._deadline = (time.monotonic() + LEAVE, "")
             os.write(self._writer, b"\0")
-            if self.received:  # everything is on the disk; Python takes a second to take torch apart
+            if said and (self.received or had_workers):  # and Python takes a second to take torch apart
                 sys.stdout.flush()
                 sys.stderr.flush()
                 self._end(code)
@@ -216,12 +219,15 @@ def end_now(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _kill_children() -> None:
-    """Workers of this process: they may hang in what it hung in."""
+def _kill_children() -> bool:
+    """Workers of this process: they may hang in what it hung in. Returns whether there were any."""
+    found = False
     for child in multiprocessing.active_children():
         with contextlib.suppress(OSError, AttributeError):
             if child.daemon:
+                found = True
                 child.kill()
+    return found
 
 
 def name_of(number: int) -> str:

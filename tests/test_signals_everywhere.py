@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from test_resume import assert_same_run, words
 
 from pipeline.engine.checkpoint import unseal
 
+ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
@@ -132,3 +135,55 @@ def test_a_read_that_does_not_end_ends_the_run(tmp_path: Path) -> None:
     text = (tmp_path / "log.0").read_text()
     assert "error: data worker 0 reading" in text and ".jpg did not end within 2 s" in text
     assert "ended unexpectedly" in text and "Traceback" not in text
+
+
+def script(log: Path, *own: str) -> subprocess.Popen[bytes]:
+    """The training's own command line, printing into `log`."""
+    command = [sys.executable, "-u", str(ROOT / "pipeline" / "train.py"), *own]
+    with log.open("wb") as handle:
+        return subprocess.Popen(command, stdout=handle, stderr=subprocess.STDOUT)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(number) for number in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs or stands still; one that has ended and waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGSTOP, 75), (signal.SIGKILL, 1)])
+def test_workers_that_are_stopped_or_killed(number: signal.Signals, code: int, data: Path, tmp_path: Path) -> None:
+    own = [*words(data, tmp_path, "x", "optim.epochs=500"), "data.loader=torch", "data.workers=1"]
+    process = script(tmp_path / "log", *own)
+    stopping.wait_for(tmp_path / "log", "epoch 2/")
+    workers = children_of(process.pid)
+    for worker in workers:
+        os.kill(worker, number)
+    if code == 75:
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == code
+    text = (tmp_path / "log").read_text()
+    assert ("checkpoint written" if code == 75 else "was killed: Killed") in text and "Traceback" not in text, text
+    assert not any(map(alive, workers))
+
+
+@pytest.mark.slow
+def test_a_rank_that_stands_still_holds_nobody(data: Path, tmp_path: Path) -> None:
+    own = words(data, tmp_path, "x", "optim.epochs=500")
+    processes = ranks.start(ranks.train, (own,), 2, tmp_path / "log")
+    stopping.wait_for(tmp_path / "log.0", "epoch 2/")
+    os.kill(processes[1].pid or 0, signal.SIGSTOP)
+    time.sleep(1)
+    os.kill(processes[0].pid or 0, signal.SIGTERM)
+    processes[0].join(40)
+    assert processes[0].exitcode == 75
+    assert "rank 0: SIGTERM: no step ended within 10 s in pipeline/" in (tmp_path / "log.0").read_text()
+    processes[1].kill()
+    ranks.finish(processes)

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from pipeline.engine.parallel import World
-from pipeline.signals import EXIT_CODE, SAVE, SIGNALS, Stopped, listening
+from pipeline.signals import EXIT_CODE, GOES_ON, SAVE, SIGNALS, Stopped, listening
 
 __all__ = ["EXIT_CODE", "Interrupted", "Interrupts", "Stopped"]
 T = TypeVar("T")
@@ -40,6 +40,7 @@ class Interrupts:
         listener = self._stack.enter_context(listening())
         assert listener is not None, "training runs in the main thread"
         self._listener = listener
+        listener.rest, listener.code = GOES_ON, EXIT_CODE  # whichever program trains
         for number, handler in listener.take(all_of_them=True).items():
             self._stack.callback(signal.signal, number, handler)
         self._sent = torch.zeros(1, dtype=torch.int64)

@@ -89,3 +89,13 @@ def test_a_killed_trainer_leaves_no_workers(trainer):
     while alive(worker) and time.monotonic() < end:
         time.sleep(0.1)
     assert not alive(worker)
+
+
+def test_a_killed_trainer_leaves_no_stopped_worker(trainer):
+    (worker,) = map(int, trainer.stdout.readline().split())
+    os.kill(worker, signal.SIGSTOP)
+    trainer.kill()
+    end = time.monotonic() + 30
+    while alive(worker) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not alive(worker)
