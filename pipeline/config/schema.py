@@ -23,7 +23,7 @@ Milestone = Annotated[int, Field(ge=0, le=MOST_EPOCHS)]
 
 class OptimConfig(Section):
     name: Text = key("sgd", "sgd, adamw (fused), dot, or apex_lamb, apex_novograd, apex_larc where apex is installed")
-    lr: float = key(0.05, "learning rate of the global batch; never scaled behind your back", gt=0, le=1e6)
+    lr: float = key(0.05, "learning rate of the global batch; never scaled behind your back", gt=0, le=1e30)
     momentum: float = key(0.9, "of SGD", ge=0, lt=1)
     dot_delta: float = key(
         0.075, "of DOT: task momentum - delta, distillation momentum + delta (.09 on ImageNet)", ge=0, le=1
