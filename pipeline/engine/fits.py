@@ -16,6 +16,7 @@ from pipeline.engine.update import Updater
 
 FORMAT = 1
 SHOWN = 3
+DEEPEST = 16  # levels of a configuration
 # Keys of parameter groups that came to torch's optimisers over time; they set them where a state has none.
 LATER = {
     "maximize",
@@ -36,7 +37,7 @@ def faults(state: object, step: DistillationStep, updater: Updater, config: Trai
     if not isinstance(state, dict):
         return ["no state of a training"]
     missing = [f"no {name}" for name in NEEDED if name not in state]
-    if missing or state.get("format", FORMAT) != FORMAT:
+    if missing or not _is(state.get("format", FORMAT), FORMAT):
         return missing or [f"format {state['format']!r:.40}"]
     return list(islice(_faults(state, step, updater, config, steps), SHOWN))
 
@@ -46,7 +47,7 @@ def _faults(
 ) -> Iterator[str]:
     if "config" in state:
         other = state["config"]
-        yield from differences(other, config) if isinstance(other, dict) else ["config is no table"]
+        yield from differences(other, config) if _json(other, dict) else ["config is no table of keys"]
     yield from _tensors("model", state["model"], step.student.state_dict())
     yield from _tensors("distiller", state["distiller"], step.distiller.state_dict())
     yield from _of_updater(state["updater"], updater)
@@ -57,6 +58,20 @@ def _faults(
         yield "clock"
     if not (_whole(state["resumed"]) and _count(state["wall_seconds"])):
         yield "resumed or wall_seconds"
+
+
+def _json(value: object, *kinds: type, depth: int = DEEPEST) -> bool:
+    """Whether a value, of one of `kinds`, can be compared with JSON: tensors cannot."""
+    if isinstance(value, dict):
+        inner: list[object] = [*value, *value.values()]
+    else:
+        inner = value if isinstance(value, list) else []
+    known = isinstance(value, kinds or (dict, list, str, int, float, type(None)))
+    return known and depth > 0 and all(_json(one, depth=depth - 1) for one in inner)
+
+
+def _is(value: object, number: int) -> bool:
+    return _whole(value) and value == number
 
 
 def _whole(value: object) -> bool:
@@ -121,7 +136,7 @@ def _of_optimizer(found: object, own: dict[str, Any], parameters: list[Tensor]) 
         yield "optimizer: another number of parameter groups"
         return
     for group, mine in zip(groups, own["param_groups"], strict=True):
-        if not isinstance(group, dict) or group.get("params") != mine["params"]:
+        if not isinstance(group, dict) or not _json(group.get("params")) or group["params"] != mine["params"]:
             yield "optimizer: other parameters"
         elif not all(_alike(group[key], value) if key in group else key in LATER for key, value in mine.items()):
             yield "optimizer: values of another type"
@@ -207,7 +222,7 @@ def _of_position(state: dict[str, Any], epochs: int, steps: int) -> Iterator[str
         yield "position"
         return
     done, closed = position["done"], position["closed"]
-    if position.get("steps_per_epoch") != steps:
+    if not _is(position.get("steps_per_epoch"), steps):
         yield f"{position.get('steps_per_epoch')!r:.20} steps an epoch, where this data set has {steps}"
     elif done > min(closed + 1, epochs) * steps or (closed and done <= (closed - 1) * steps):
         yield f"step {done:.0f} with {closed:.0f} closed epochs of {steps} steps, {epochs} in all"

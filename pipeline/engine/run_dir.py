@@ -97,7 +97,8 @@ class RunDir:
 
         Keys that an earlier version did not know are recorded with the run, with the value that it had.
         """
-        for path in (self.config, self.environment, self.metrics, self.summary, self.student, self.description):
+        files = (self.config, self.environment, self.metrics, self.summary, self.student, self.description)
+        for path in (*files, *sorted(self.checkpoints.folder.glob("*.pt"))):
             if path.exists() and not path.is_file():
                 raise InputError(f"{path} is no plain file")
         there = self._recorded()

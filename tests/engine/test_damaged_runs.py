@@ -180,6 +180,10 @@ FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "parameters of another optimiser": put("updater", "optimizer", "param_groups", 0, "params", value=[1]),
     "a scaler": put("updater", "scaler", value={"scale": 1.0}),
     "a later format": put("format", value=2),
+    "a format of numbers": put("format", value=torch.ones(2)),
+    "steps of numbers": put("position", "steps_per_epoch", value=torch.ones(2)),
+    "keys of numbers": put("config", "optim.lr", value=[torch.ones(2)]),
+    "parameters of numbers": put("updater", "optimizer", "param_groups", 0, "params", value=[torch.ones(2)]),
 }
 
 
@@ -224,6 +228,13 @@ def test_no_plain_file_in_a_files_place(name: str, make: Callable[[Path], None],
     (half / name).unlink(missing_ok=True)
     make(half / name)
     assert name in refused(half.parent, half.name, capsys)
+
+
+@pytest.mark.parametrize("name", ["last.pt", "best.pt"])
+def test_a_folder_in_a_checkpoints_place(name: str, half: Path, capsys: Capture) -> None:
+    (half / "checkpoints" / name).unlink()
+    (half / "checkpoints" / name).mkdir()
+    assert f"{name} is no plain file" in refused(half.parent, half.name, capsys)
 
 
 def test_the_configuration_is_gone(half: Path, capsys: Capture) -> None:
