@@ -3,9 +3,9 @@
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,6 +24,7 @@ from pipeline.measure.rounds import SPEED, Measure, Round, cpu_seconds, per_core
 
 READY = 8  # batches that lie ready on the device
 WARM_UP = 3  # steps
+T = TypeVar("T")
 
 
 class Undisturbed(Interrupts):
@@ -34,6 +35,9 @@ class Undisturbed(Interrupts):
 
     def poll(self) -> int:
         return 0
+
+    def awaited(self, batches: Iterable[T]) -> Iterator[T]:
+        return iter(batches)
 
 
 class ReadyLoader:
