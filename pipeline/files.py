@@ -73,7 +73,7 @@ def _begin(path: Path) -> tuple[Path, BinaryIO]:
     for _ in range(ATTEMPTS):
         temporary = unfinished(path, number)
         handle = open(temporary, "w+b", opener=_keeping)  # noqa: SIM115
-        held = _lock(handle)
+        held = take(handle.fileno())
         if (held and _is_at(handle, temporary)) or (held is None and number):
             handle.truncate(0)
             return temporary, handle
@@ -107,12 +107,12 @@ def _sweep(path: Path) -> None:
 
 def _remove_if_left(leftover: Path) -> None:
     with leftover.open("rb") as handle:
-        if _lock(handle) and _is_at(handle, leftover):
+        if take(handle.fileno()) and _is_at(handle, leftover):
             leftover.unlink()  # without locks it stays
 
 
-def _lock(handle: BinaryIO) -> bool | None:
-    """Takes the file; False where a living process holds it, None where the file system has no locks."""
+def take(handle: int) -> bool | None:
+    """Locks an open file or folder; False where a living process holds it, None where the file system has no locks."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -84,7 +84,7 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(
 
 
 def test_a_stray_config_is_no_run(tmp_path: Path, capsys: Capture) -> None:
-    """reliability.md, E1: /config.yaml was taken for the run of any /tmp/x.pth."""
+    """A /config.yaml was taken for the run of any /tmp/x.pth."""
     shutil.copy(PAST / "kd" / "config.yaml", tmp_path / "config.yaml")
     (tmp_path / "tmp" / "deep").mkdir(parents=True)
     for place in ("tmp/x.pth", "tmp/deep/x.pth"):

@@ -5,7 +5,6 @@ makes the whole archive refused.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import lzma
 import os
@@ -26,6 +25,7 @@ from typing import IO, NamedTuple
 from pipeline.contracts import InputError
 from pipeline.datasets.downloads import CHUNK, fetch
 from pipeline.datasets.plain_files import check_plain
+from pipeline.files import take
 
 LEFT_SECONDS = 86_400.0
 ZIP_START = b"PK\x03\x04"
@@ -130,7 +130,7 @@ def scratch_beside(target: Path) -> Iterator[Path]:
         unnamed = Path(tempfile.mkdtemp(prefix=f".{target.name}-new-", dir=target.parent))
         handle = os.open(unnamed, os.O_RDONLY)
         try:
-            _locked(handle)
+            take(handle)
             scratch = unnamed.rename(target.with_name(own + unnamed.name.rpartition("-")[2]))
         except BaseException:
             os.close(handle)
@@ -144,24 +144,13 @@ def scratch_beside(target: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def _locked(handle: int) -> bool | None:
-    """Takes the lock; False where another process has it, None where the file system has none."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return None
-    return True
-
-
 def _remove_if_left(folder: Path, ours: bool) -> None:
     """Removes a folder that nobody is unpacking into."""
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
             old = time.time() - os.fstat(handle).st_mtime > LEFT_SECONDS
-            if (ours or old) and _locked(handle):
+            if (ours or old) and take(handle):
                 shutil.rmtree(folder, ignore_errors=True)
         finally:
             os.close(handle)
