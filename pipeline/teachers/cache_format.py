@@ -23,9 +23,9 @@ from pipeline.teachers.codecs import NOISE, POOLED, Codec, codec_of
 FORMAT, VERSION = "stillhouse-teacher-cache", 1
 MANIFEST = "manifest.json"
 KINDS = ("logits", "pooled")
-WIDEST = (
-    10**6
-)  # classes, or numbers of a pooled vector: rows of topk are unpacked to this width, whatever the files hold
+# Classes, or numbers of a pooled vector: rows of topk are unpacked to this width, whatever the files hold.
+WIDEST = 10**6
+MOST_SHOWN = 80  # characters of a file's own words in a message
 HEADER = 4096  # bytes that the head of an array may take; NumPy writes 128
 STREAM = r"[A-Za-z0-9_-]{1,64}"  # names of further views
 CHUNK = 256  # samples that go through the teacher together, where views are not mixed within a batch
@@ -253,7 +253,8 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str =
 
 
 def _printable(text: str) -> str:
-    return text if text.isprintable() else ascii(text)
+    plain = text if text.isprintable() else ascii(text)
+    return plain if len(plain) <= MOST_SHOWN else f"{plain[: MOST_SHOWN - 3]}..."
 
 
 def _short(value: Any) -> str:
