@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 WAIT = 2.0  # seconds for another rank to say its reason
@@ -27,16 +28,25 @@ class Peers:
 
     def __init__(self, store: Any, rank: int, ranks: int) -> None:
         self.store, self.rank, self.ranks = store, rank, ranks
+        self._gone = False  # the store, with its process: torch prints a page each time it is asked nevertheless
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception:
+            self._gone = True
 
     def tell(self, end: End) -> None:
         """Leaves how this rank ends. Nothing happens where the store is gone."""
-        with contextlib.suppress(Exception):
-            self.store.set(_key(self.rank), json.dumps(end))
+        with self._asking():
+            if not self._gone:
+                self.store.set(_key(self.rank), json.dumps(end))
 
     def ended(self, rank: int) -> End | None:
         """How `rank` ended; None where it has not said so, or nobody can be asked any more."""
-        with contextlib.suppress(Exception):
-            if self.store.check([_key(rank)]):
+        with self._asking():
+            if not self._gone and self.store.check([_key(rank)]):
                 return End(*json.loads(self.store.get(_key(rank))))
         return None
 
@@ -50,7 +60,7 @@ class Peers:
     def is_new(self, end: End) -> bool:
         """Whether rank 0 does not say the same."""
         deadline = time.monotonic() + SAME
-        while time.monotonic() < deadline:
+        while not self._gone and time.monotonic() < deadline:
             if (said := self.ended(0)) is not None:
                 return said.text != end.text
             time.sleep(PAUSE)
@@ -59,13 +69,15 @@ class Peers:
     def wait_for_a_reason(self) -> tuple[int, End] | None:
         """Of another rank, that has ended or is about to say why."""
         deadline = time.monotonic() + WAIT
-        while (found := self.first_ended()) is None and time.monotonic() < deadline:
+        while (found := self.first_ended()) is None and not self._gone and time.monotonic() < deadline:
             time.sleep(PAUSE)
         return found
 
     def leave(self) -> None:
         """This rank asks no more. The store may end with rank 0: it waits for the others, `WAIT` seconds at most."""
-        with contextlib.suppress(Exception):
+        if self._gone:
+            return
+        with self._asking():
             self.store.set(f"stillhouse/left/{self.rank}", "1")
             deadline = time.monotonic() + WAIT
             others = [f"stillhouse/left/{rank}" for rank in range(1, self.ranks)]

@@ -7,6 +7,7 @@ stood. A second signal ends the process at once. Imports the standard library on
 """
 
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import select
@@ -32,6 +33,7 @@ LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "WORLD_SIZE")
 ANEW = "nothing is left half-written, the same command starts anew"
 GOES_ON = "nothing was left to save, the same command goes on"
 ROOT = Path(__file__).resolve().parents[1]
+PR_SET_PDEATHSIG = 1
 CURSOR = b"\x1b[?25h"  # of a terminal: shown, where a progress bar has hidden it
 
 
@@ -137,7 +139,8 @@ class Listener:
             had_workers = _kill_children()
             self._deadline = (time.monotonic() + LEAVE, "")
             os.write(self._writer, b"\0")
-            if said and (self.received or had_workers):  # and Python takes a second to take torch apart
+            # And Python takes a second to take torch apart, deaf to signals: torchrun would see a killed rank.
+            if said and (self.received or had_workers or code == self.code):
                 sys.stdout.flush()
                 sys.stderr.flush()
                 self._end(code)
@@ -252,6 +255,8 @@ def listen(rest: str = ANEW, code: int | None = None, *, bounded: bool = True) -
     global _listener
     _listener = Listener(rest, code, bounded=bounded)
     _listener.take()
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # a torchrun that is killed, or hears SIGUSR2, leaves its ranks behind
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     return _listener
 
 

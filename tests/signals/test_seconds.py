@@ -1,0 +1,79 @@
+"""A selection of what seconds.py measures; and ranks whose launcher is gone."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import seconds
+import stopping
+
+from pipeline import peers
+
+ROOT = Path(__file__).resolve().parents[2]
+RANK = """
+import time
+from pipeline import signals
+signals.listen(signals.GOES_ON, signals.EXIT_CODE)
+print("ready", flush=True)
+time.sleep(60)
+"""
+LAUNCHER = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {RANK!r}])
+time.sleep(60)
+"""
+SELECTED = (
+    ("read that hangs", "SIGINT"),
+    ("first stage", "SIGUSR2"),
+    ("teacher pass", "SIGTERM"),
+    ("training step, two", "SIGINT"),
+    ("evaluation, two", "SIGTERM"),
+    ("checkpoint write", "SIGUSR2"),
+    ("cache write, its disk", "SIGINT"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("phase", "name"), SELECTED)
+def test_signals_end_each_phase_in_order_and_nothing_is_lost(phase: str, name: str, tmp_path: Path) -> None:
+    said: list[object] = []
+    assert seconds.main([f"phase={phase}", f"signal={name}", f"folder={tmp_path}"], said.append) == 0, said
+    assert f"| {phase}" in str(said[-1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGUSR2])  # torchrun does not listen to SIGUSR2
+def test_ranks_stop_in_order_when_torchrun_is_gone(number: signal.Signals, tmp_path: Path) -> None:
+    own = os.environ | {"TORCHELASTIC_RUN_ID": "x", "PYTHONPATH": str(ROOT)}
+    log = tmp_path / "log"
+    with log.open("wb") as handle:
+        launcher = subprocess.Popen([sys.executable, "-c", LAUNCHER], env=own, stdout=handle, stderr=handle)
+    stopping.wait_for(log, "ready")
+    launcher.send_signal(number)
+    assert launcher.wait(20) == -number
+    stopping.wait_for(log, "SIGTERM: stopped, nothing was left to save, the same command goes on", 20)
+
+
+class GoneStore:
+    """torch's store when its process has ended."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def check(self, keys: list[str]) -> bool:
+        self.asked += 1
+        raise ConnectionError("Broken pipe")
+
+    set = get = check
+
+
+def test_a_store_that_is_gone_is_asked_once() -> None:
+    store = GoneStore()
+    rank = peers.Peers(store, 1, 2)
+    assert rank.wait_for_a_reason() is None
+    rank.tell(peers.End(1, "x"))
+    assert rank.is_new(peers.End(1, "x"))
+    rank.leave()
+    assert store.asked == 1
