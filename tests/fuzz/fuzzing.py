@@ -49,7 +49,7 @@ def judge(
     run: Callable[[T], object],
     *,
     refusals: tuple[type[BaseException], ...] = REFUSALS,
-    seconds: float = 20,
+    seconds: float = 60,
     memory_mb: int | None = None,
 ) -> list[Verdict]:
     """A verdict for each case. run: tries one; it may raise `refusals`, or SystemExit with code 0 or 2.
