@@ -20,6 +20,7 @@ from pipeline.weights.sets import (
     held_in,
     nearest,
     parts_held,
+    split,
     tidied,
     without_wrappers,
 )
@@ -64,7 +65,7 @@ def choose(file: Path, wish: Wish, forms: Forms) -> Chosen:
     if not isinstance(raw, Mapping | list | tuple):
         raise refuse(file, f"holds no weights but a {type(raw).__name__}")
     held = _of_ours(raw) or entries_of(file, raw)
-    sets = fitting(held, forms) if forms else []
+    sets = (fitting(held, forms) or split(held, forms)) if forms else []
     asked = _asked_for(sets, wish.weights)
     asked = [one for one in asked if exact(one, forms)] or asked
     if wish.weights is not None and not asked:

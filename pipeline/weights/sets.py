@@ -103,6 +103,25 @@ def fitting(held: Iterable[Held], forms: Sequence[Collection[str]]) -> list[Held
     return own or found
 
 
+def split(held: Iterable[Held], forms: Sequence[Collection[str]]) -> list[Held]:
+    """The sets that have one of the `forms` under two prefixes: OpenMMLab's `backbone.` and `head.`.
+
+    Nothing else may stand there, and no name may tell student and teacher, or averages, apart: halves of two networks
+    are none.
+    """
+    known = frozenset().union(*forms)
+    found = []
+    for one in held:
+        state = tidied(one.state, known)
+        names = {key: next((name for name in _endings(key) if name in known), "") for key in state}
+        prefixes = {key[: len(key) - len(name)] for key, name in names.items()}
+        whole = Held(one.place, {names[key]: value for key, value in state.items()}, one.entries)
+        apart = (PARTS | AVERAGED) & words_in(prefixes)
+        if len(prefixes) == 2 and not apart and len(whole.state) == len(state) and exact(whole, forms):
+            found.append(whole)
+    return found
+
+
 def exact(one: Held, forms: Sequence[Collection[str]]) -> bool:
     """Whether it has the names of one of the forms and no others, counters aside, and its shapes where it says some."""
     names = {name for name in one.state if not is_counter(name)}
