@@ -14,6 +14,7 @@ from pipeline.contracts import Distiller, InputError
 from pipeline.description import NAME, Description, Predictor, check_classes
 from pipeline.predictors import arguments_of, described_name, sight_of
 from pipeline.run_keys import Known, checkpoint_in, given_keys, known_of, lines_of, plain, words_of
+from pipeline.weights import read_origin
 
 C = TypeVar("C", EvaluateConfig, ExportConfig)
 SIZES = ("data.image_size", "data.eval_image_size", "data.resize")
@@ -69,6 +70,17 @@ def composed(schema: type[C], argv: list[str], keys: Iterable[str]) -> tuple[C, 
         known = known_of(_found(config))
         config = made(words_of(known, argv))
     return config, Found(known, library)
+
+
+def nameless(checkpoint: str | None) -> InputError:
+    """Why a network without model= cannot be made, where its checkpoint does not say which it is."""
+    if checkpoint is None or checkpoint in (networks.AUTO, networks.UNTRAINED):
+        return InputError("give model=NAME and checkpoint=FILE (or a run folder, which knows its model)")
+    try:
+        read_origin(checkpoint)
+    except InputError as error:
+        return error
+    return InputError(f"{checkpoint} does not say which network it holds: give model=NAME")
 
 
 def _found(config: EvaluateConfig | ExportConfig) -> str | None:

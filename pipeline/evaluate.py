@@ -18,7 +18,7 @@ from pipeline.assemble import image_set, loader_maker, make_plan
 from pipeline.config import EvaluateConfig, describe
 from pipeline.contracts import Distiller, InputError
 from pipeline.datasets.image_set import check_classes
-from pipeline.described import composed, say
+from pipeline.described import composed, nameless, say
 from pipeline.engine import parallel
 from pipeline.engine.evaluate import Evaluation
 from pipeline.predictors import predictor_of
@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
     config, found = composed(EvaluateConfig, argv, KEYS)
     student, data = config.student, config.data
     if student.model is None or student.checkpoint is None:
-        raise InputError("give model=NAME and checkpoint=FILE (or a run folder, which knows its model)")
+        raise nameless(student.checkpoint)
     with parallel.start(config.runtime) as world:
         images = image_set(config.dataset, data, "test", world)
         check_classes(images)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config import ConfigError, flatten, read_yaml
+from pipeline.config import ConfigError, flatten, read_yaml, spelled
 from pipeline.contracts import InputError
 from pipeline.deployment.card import sha256_of
 from pipeline.description import NAME, Description, parse
@@ -22,6 +22,7 @@ INNER = ("checkpoints", "first_stage")  # folders of a run folder in which files
 SIGNS = ("environment.json", "metrics.jsonl", "checkpoints")  # beside the config.yaml of a run
 SECTIONS = {"student": Mapping, "data": Mapping, "dataset": str, "method": str}  # of the config.yaml of a run
 STUDENT_KEYS = ("student.model", "student.block", "networks")
+OPTIONS = "student.args."
 DATA_KEYS = (
     *("dataset", "data.mean", "data.std", "data.image_size", "data.eval_image_size"),
     *("data.crop", "data.resize", "data.eval_flip"),
@@ -98,13 +99,15 @@ def given_keys(argv: list[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     for word in argv:
         key, said, value = word.partition("=")
-        if said and key == "config":
+        found = spelled(key, value) if said else {}
+        if "config" in found:
             try:
-                given = {name: str(one) for name, one in flatten(read_yaml(Path(value).expanduser())).items()} | given
+                file = flatten(read_yaml(Path(found["config"]).expanduser()))
             except (ConfigError, Unreadable):
                 continue  # said where the keys are read
-        elif said:
-            given[key] = value
+            given = {name: str(one) for name, one in file.items()} | given
+        else:
+            given |= found
     return given
 
 
@@ -134,7 +137,7 @@ def words_of(known: Known | None, argv: list[str]) -> list[str]:
     if known.description is not None and _same_model(given, str(keys["student.model"])):
         wanted += STUDENT_KEYS[1:]
     if STUDENT_KEYS[1] in wanted:
-        wanted += [key for key in keys if key.startswith("student.args.")]
+        wanted += [key for key in keys if key.startswith(OPTIONS)]
     free = [key for key in wanted if not any(f"{key}.".startswith(f"{other}.") for other in given)]
     return [f"{key}={json.dumps(keys[key])}" for key in free if keys.get(key, {}) != {}]
 
@@ -155,7 +158,11 @@ def lines_of(known: Known | None, used: Mapping[str, Any]) -> list[str]:
     what = f"{keys['student.model']}, {keys.get('dataset')}" + (f" ({one.num_classes} classes)" if one else "")
     by = f", predicts by {one.predictor.method}" if one and one.predictor else ""
     lines = [f"{known.source}: {what}, {', '.join(data)}{by}"]
-    for key in (*STUDENT_KEYS, *DATA_KEYS):
+    options = sorted(key for key in {**keys, **used} if key.startswith(OPTIONS))
+    if keys["student.model"] == used.get("student.model"):
+        keys = dict.fromkeys(options) | keys  # an option that the file does not name is not set
+        used = dict.fromkeys(options) | dict(used)
+    for key in (*STUDENT_KEYS, *DATA_KEYS, *options):
         if key in keys and key in used and plain(keys[key]) != plain(used[key]):
             lines.append(f"{known.source} says {key}={plain(keys[key])}; {plain(used[key])} is used")
     return lines

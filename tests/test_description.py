@@ -131,7 +131,24 @@ def test_options_of_the_network_come_along_where_its_model_is_named(
     shutil.copy(tmp_path / "x" / FILES[0], copy)
     own, _ = score(f"checkpoint={copy}")
     assert score(f"checkpoint={copy}", "model=ResNet8")[0] == own
-    assert score(f"checkpoint={copy}", "student.args.blurpool=false")[0]["loss"] != own["loss"]
+    found, said = score(f"checkpoint={copy}", "student.args.blurpool=false")
+    assert found["loss"] != own["loss"] and "x.safetensors says student.args.blurpool=true; false is used" in said
+
+
+def test_the_checkpoint_is_found_however_its_word_is_written(runs: Path, tmp_path: Path, score: Scorer) -> None:
+    """Else the data set's mean and std would be used, without a word."""
+    copy = tmp_path / "x.safetensors"
+    shutil.copy(runs / "plain" / FILES[0], copy)
+    own, _ = score(f"checkpoint={copy}", "model=resnet8")
+    assert score(f'checkpoint="{copy}"', "model=resnet8")[0] == own
+    assert score(f"student={{model: resnet8, checkpoint: {copy}}}")[0] == own
+    assert "says data.mean=" in score(f"checkpoint={copy}", "data={mean: [0.5, 0.5, 0.5]}")[1]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path, capsys: Capture) -> None:
+    gone = tmp_path / "gone.pt"
+    code, _, err = cli.call(evaluate, ["dataset=cifar100", f"checkpoint={gone}"], capsys)
+    assert (code, err) == (2, f"error: {gone}: cannot be read (No such file or directory)\n")
 
 
 def test_the_run_folder_says_it_with_the_sum_of_its_file(runs: Path) -> None:

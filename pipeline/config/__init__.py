@@ -17,6 +17,7 @@ from pipeline.config.schema import (
     TrainConfig,
 )
 from pipeline.config.validation import validate, validate_arguments
+from pipeline.config.words import spelled
 
 __all__ = [
     "ConfigError",
@@ -38,6 +39,7 @@ __all__ = [
     "pairs_table",
     "parts_of",
     "read_yaml",
+    "spelled",
     "unknown_words",
     "validate",
     "validate_arguments",

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.config.by_type import ANY, NULL, NULLS, Kind, kind_at, kinds_of, typed
-from pipeline.config.keys import ConfigError, HelpRequested, Problems, merge, nested
+from pipeline.config.keys import ConfigError, HelpRequested, Problems, flatten, merge, nested
 from pipeline.nearest import hint, short
 from pipeline.plain_yaml import Plain, YamlFault, parse, read, shown
 
@@ -59,6 +59,22 @@ def read_word(kind: Kind, value: str) -> Any:
     if not value.strip():
         raise YamlFault("it has no value (null takes a key's value away)")
     return typed(kind, parse(value) if value.lstrip()[0] in "[{" else Plain(value.strip()), NULL)
+
+
+def spelled(name: str, value: str) -> dict[str, str]:
+    """The dotted keys that the word `name=value` gives, each as text: without quotes of its own, braces taken apart.
+
+    What cannot be read stays as it is: whoever composes the keys says why.
+    """
+    if QUOTED.fullmatch(value):
+        return {name: unquoted(value)}
+    try:
+        content = parse(value) if value.lstrip().startswith("{") else None
+    except YamlFault:
+        content = None
+    if not isinstance(content, dict):
+        return {name: value}
+    return {key: str(one) for key, one in flatten(nested(name, content)).items()}
 
 
 def unquoted(value: str) -> str:
