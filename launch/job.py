@@ -139,7 +139,7 @@ class Job:
         module = ENTRIES[self.entry].load()
         sys.argv = [str(script_of(self.entry)), *run.words]
         failures = {**getattr(module, "FAILURES", {})}
-        failures.pop(Interrupted, None)
+        failures[Interrupted] = None  # raised; a rank that is a moment late must not take it for another's defect
         code: int | str | None = 0
         try:
             endings.run(module.main, module.help_text, failures)

@@ -21,7 +21,8 @@ FIELDS = "JobArrayID:40,State:20,exit_code:12,RestartCnt:8,Reason:60"
 SIGNS = (
     (r"CUDA out of memory|CUDA error: out of memory|torch\.OutOfMemoryError",
      "out of memory on the GPU: lower data.batch_size, or raise optim.accumulate"),
-    (r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed|exited unexpectedly)",
+    (r"DataLoader worker \(pid\(?s?\)? [\d, ]+\) (is killed|exited unexpectedly)|"
+     r"data worker [\d, ]+ (was killed|ended unexpectedly)",
      "a data worker crashed: lower data.workers or raise cluster.mem where memory is short (shared memory counts)"),
     (r"oom[-_ ]kill|Out Of Memory|Cannot allocate memory|\bMemoryError\b",
      "out of memory on the host: raise cluster.mem, or lower data.workers"),

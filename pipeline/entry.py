@@ -1,7 +1,7 @@
 """How all entry points end: 0 done, 2 bad input, 75 or 128 + n stopped by signal n, 1 anything else."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from pipeline import failures as machine
@@ -15,11 +15,12 @@ from pipeline.registry import UnknownName
 USER_ERROR = 2
 FAILED = 1
 JOIN = 2.0  # seconds that a rank that fails before the ranks have met tries to reach the others
-Failures = dict[type[Exception], int]
+Failures = Mapping[type[Exception], int | None]
 
 
 def run(main: Callable[[list[str]], None], help_text: Callable[[], str], failures: Failures) -> NoReturn:
-    """Calls main(arguments) and ends the process. failures: further exceptions that are one line and an exit code.
+    """Calls main(arguments) and ends the process. failures: further exceptions that are one line and an exit code; None
+    for one that is raised to the caller.
 
     What the machine did (memory, disk, files, workers, network) is one line and code 1; a traceback is our defect.
     """
@@ -49,6 +50,8 @@ def _code(main: Callable[[list[str]], None], help_text: Callable[[], str], failu
     except BrokenPipeError:
         return FAILED  # whoever read what is printed has ended
     except Exception as error:
+        if any(code is None and isinstance(error, kind) for kind, code in failures.items()):
+            raise
         end, group = ending(error, failures), peers.current()
         others = group is not None and group.first_ended() is not None
         of_group = machine.is_of_group(error) or (others and (end is None or isinstance(error, meeting.NotMet)))
@@ -70,7 +73,7 @@ def ending(error: Exception, failures: Failures) -> End | None:
     if isinstance(error, NotWritten | meeting.NotMet):
         return End(FAILED, f"error: {error}")
     for kind, code in failures.items():
-        if isinstance(error, kind):
+        if code is not None and isinstance(error, kind):
             return End(code, f"{type(error).__name__}: {error}")
     if machine.is_of_group(error):
         return End(FAILED, f"error: another rank cannot be reached: {machine.of_group_text(error)}")

@@ -139,8 +139,8 @@ class Listener:
             had_workers = _kill_children()
             self._deadline = (time.monotonic() + LEAVE, "")
             os.write(self._writer, b"\0")
-            # And Python takes a second to take torch apart, deaf to signals: torchrun would see a killed rank.
-            if said and (self.received or had_workers or code == self.code):
+            # And Python takes a second to take torch apart, deaf to signals: torchrun would report a killed rank.
+            if said and (self.received or had_workers or code == self.code or _rank()):
                 sys.stdout.flush()
                 sys.stderr.flush()
                 self._end(code)

@@ -1,6 +1,7 @@
 """A selection of what seconds.py measures; and ranks whose launcher is gone."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,3 +78,29 @@ def test_a_store_that_is_gone_is_asked_once() -> None:
     assert rank.is_new(peers.End(1, "x"))
     rank.leave()
     assert store.asked == 1
+
+
+def test_a_stop_is_no_defect_though_another_rank_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under launch/job.py, which asks Slurm for a requeue: a late rank 0 took it for rank 1's failure, code 1."""
+    from pipeline import entry
+    from pipeline.engine.interrupts import Interrupted
+
+    class Faster(peers.Peers):
+        def first_ended(self) -> tuple[int, peers.End]:
+            return 1, peers.End(1, "x")
+
+    def main(argv: list[str]) -> None:
+        raise Interrupted(signal.SIGUSR2, 5)
+
+    monkeypatch.setattr(peers, "_peers", Faster(GoneStore(), 0, 2))
+    with pytest.raises(Interrupted):
+        entry._code(main, str, {Interrupted: None})
+
+
+def test_a_killed_data_worker_is_named_as_such() -> None:
+    from launch.watch import SIGNS
+    from pipeline import failures
+
+    said = failures.known(RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "))
+    found = next(meaning for pattern, meaning in SIGNS if re.search(pattern, f"error: {said}"))
+    assert found.startswith("a data worker crashed")
