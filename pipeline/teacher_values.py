@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from pipeline import networks
-from pipeline.config import ConfigError, TrainConfig, read_yaml
+from pipeline.config import ConfigError, TrainConfig, flatten, read_yaml
 from pipeline.contracts import InputError
 from pipeline.methods import method_kinds, teacher_preprocess
 from pipeline.models.predicting import PredictingNetwork
@@ -109,6 +109,21 @@ def _lines(config: TrainConfig, known: Known) -> list[str]:
         if given is not None and plain(given) != plain(value):
             lines.append(f"teacher.{name}={plain(given)} is given and used")
     return lines
+
+
+def start_lines(config: TrainConfig) -> list[str]:
+    """Where the file of student.checkpoint was trained otherwise than it goes on here. Raises InputError: damaged."""
+    student = config.student
+    known = known_of(student.checkpoint)
+    if known is None or known.keys.get("student.model") != student.model:
+        return []
+    here = flatten(config.model_dump(mode="json", include={"student": {"args", "block"}, "data": {"mean", "std"}}))
+    said = {key: known.keys.get(key) for key in {*here, *known.keys} if key in here or key.startswith("student.args.")}
+    return [
+        f"{known.source} says {key}={plain(value)}; the student goes on with {plain(here.get(key))}"
+        for key, value in sorted(said.items())
+        if key != "student.args" and plain(value) != plain(here.get(key))
+    ]
 
 
 def _described(known: Known) -> bool:

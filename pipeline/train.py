@@ -43,7 +43,7 @@ from pipeline.files import write_json
 from pipeline.loaders import LOADERS
 from pipeline.models import MODELS
 from pipeline.networks import new_classifier
-from pipeline.teacher_values import refuse_earlier, with_own_values
+from pipeline.teacher_values import refuse_earlier, start_lines, with_own_values
 
 FAILURES: dict[type[Exception], int] = {
     interrupts.Interrupted: interrupts.EXIT_CODE,
@@ -124,7 +124,7 @@ def train_one(
             reporter.note(ASIDE.format(aside))
     world.on_leader(lambda: locks.enter_context(run.locked()))
     world.on_leader(lambda: run.claim(config, parts.description))
-    for line in [*header(config, parts, world, images), *lines]:
+    for line in [*header(config, parts, world, images), *start_lines(config), *lines]:
         reporter.note(line)
     # What networks draw as they train (dropout) is the seed's, each rank's its own; resuming puts it back.
     torch.manual_seed(config.seed * 1000 + 100 + world.rank)

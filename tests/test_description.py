@@ -197,3 +197,15 @@ def test_a_predicting_run_is_no_start_for_a_student(runs: Path, tmp_path: Path, 
         words.append(f"student.checkpoint={file}")
         code, _, err = cli.call(train, words, capsys)
         assert code == 2 and err.startswith("error: student.checkpoint=") and err.count("\n") == 1
+
+
+def test_a_start_from_a_file_says_what_is_other_than_there(runs: Path, tmp_path: Path, capsys: Capture) -> None:
+    copy = tmp_path / "x.safetensors"
+    shutil.copy(runs / "plain" / FILES[0], copy)
+    words = ["dataset=cifar100", f"data.root={runs / 'data'}", "model=resnet8", f"student.checkpoint={copy}"]
+    words += [*HERE, f"run.dir={tmp_path}"]
+    code, out, _ = cli.call(
+        train, [*words, "run.name=a", "student.args.blurpool=true", "data.mean=[0.5,0.5,0.5]"], capsys
+    )
+    assert code == 0 and "x.safetensors says data.mean=[0.1, 0.2, 0.3]; the student goes on with [0.5, 0.5, 0.5]" in out
+    assert "x.safetensors says student.args.blurpool=null; the student goes on with true" in out
