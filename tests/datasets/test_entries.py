@@ -14,6 +14,7 @@ from pipeline.datasets import DATASETS, FileSet, entries
 
 WNIDS = ["n00000001", "n00000002", "n00000003"]
 HIDDEN = [".ipynb_checkpoints", ".git", "__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "#recycle", ".Trash-1000"]
+HIDDEN += ["~snapshot", "@__thumb", "Network Trash Folder"]
 
 
 def tiny(root: Path) -> Path:
