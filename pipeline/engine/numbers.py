@@ -17,7 +17,7 @@ def differences(there: Mapping[str, Any], here: TrainConfig) -> list[str]:
     """
     mine, numbers = flatten(here.model_dump(mode="json")), flatten(here.numbers())
     free = {key for key in [*there, *mine] if key.startswith(tuple(f"{name}." for name in FREE))}
-    keys = sorted({*numbers, *free} - {"pair", *FREE})
+    keys = [key for key in dict.fromkeys((*numbers, *sorted(free))) if key not in ("pair", *FREE)]
     before = flatten(TrainConfig(dataset=here.dataset).model_dump(mode="json")) | flatten({"data": LATER}) | EARLIER
     found = []
     for key in keys:
