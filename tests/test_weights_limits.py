@@ -17,7 +17,7 @@ from torch import nn
 from torch._weights_only_unpickler import _get_allowed_globals
 
 from pipeline.contracts import InputError
-from pipeline.weights import load_weights, read_origin, read_predictor, read_state
+from pipeline.weights import limits, load_weights, read_origin, read_predictor, read_state
 from pipeline.weights.limits import sober
 
 State = dict[str, torch.Tensor]
@@ -135,10 +135,6 @@ def test_compressed_weights_are_weights(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "f") as source, zipfile.ZipFile(tmp_path / "c", "w", zipfile.ZIP_DEFLATED) as small:
         for entry in source.infolist():
             small.writestr(entry.filename, source.read(entry))
-    try:
-        torch.load(tmp_path / "c", weights_only=True)
-    except RuntimeError:
-        pytest.skip("this torch reads no compressed archives")
     assert torch.equal(load_weights(tmp_path / "c", expected=network())["bias"], state["bias"])
 
 
@@ -177,13 +173,11 @@ def test_headers_of_safetensors(kind: str, tmp_path: Path) -> None:
     assert all("damaged" in line for line in refusals(tmp_path / "f.safetensors"))
 
 
-def test_a_file_larger_than_memory(tmp_path: Path) -> None:
+def test_a_file_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "MEMORY", 1 << 33)
     for name in ("f.pth", "f.safetensors"):
         with (tmp_path / name).open("wb") as file:
-            try:
-                file.truncate(1 << 43)
-            except OSError:
-                pytest.skip("no such files here")
+            file.truncate((1 << 33) + 1)  # a hole, of no size on the disk
         assert all("this machine's memory" in line for line in refusals(tmp_path / name))
 
 

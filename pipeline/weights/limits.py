@@ -14,6 +14,7 @@ TIMES = 20  # what torch.save writes is not compressed at all; weights that some
 SLACK = 64 << 20  # bytes
 RECORD = 32 << 20  # bytes of the pickle of names and numbers; of 100,000 tensors it has 15 MB
 LATIN = ("latin1", "latin-1")
+MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes
 
 
 class Bomb(Exception):
@@ -23,9 +24,8 @@ class Bomb(Exception):
 def check_size(file: Path) -> None:
     """Raises Bomb for what cannot be held in memory at all. OSError."""
     size = file.stat().st_size
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        raise Bomb(f"has {size:,} bytes, this machine's memory {memory:,}")
+    if size > MEMORY:
+        raise Bomb(f"has {size:,} bytes, this machine's memory {MEMORY:,}")
 
 
 def check_zip(archive: zipfile.ZipFile, size: int) -> None:

@@ -24,7 +24,7 @@ ALONE = [name for name, run in RUNS.items() if run["ranks"] == 1]
 # As on the machine that wrote them, whatever this one is: the oldest kernels that all have.
 KERNELS = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}
 SAME_TORCH = torch.__version__.split("+")[0] == EXPECTED["torch"]
-exact = pytest.mark.skipif(not SAME_TORCH, reason=f"rounding is that of torch {EXPECTED['torch']}")
+ROUNDING = 0 if SAME_TORCH else 1e-2  # relative; another torch may add up in another order
 
 
 def laid_out(folder: Path) -> Path:
@@ -84,28 +84,38 @@ def sums_of(tensors: dict[str, torch.Tensor]) -> dict[str, str]:
 def assert_as_then(folder: Path, name: str) -> None:
     run, wanted = folder / "runs" / name, RUNS[name]
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [{key: record[key] for key in row} for record, row in zip(records, wanted["metrics"], strict=True)] == (
-        wanted["metrics"]
+    assert_figures(
+        [{k: record[k] for k in row} for record, row in zip(records, wanted["metrics"], strict=True)], wanted
     )
-    assert sums_of(load_file(run / "student.safetensors")) == wanted["student"]
+    student = sums_of(load_file(run / "student.safetensors"))
     found = sums_of(tensors_in(unseal(run / "checkpoints" / "last.pt")))
-    # Later versions may keep more than these.
-    assert {key: found.get(key) for key in wanted["checkpoint"]} == wanted["checkpoint"]
+    assert student.keys() == wanted["student"].keys() and found.keys() >= wanted["checkpoint"].keys()
+    if SAME_TORCH:
+        assert student == wanted["student"]
+        # Later versions may keep more than these.
+        assert {key: found[key] for key in wanted["checkpoint"]} == wanted["checkpoint"]
 
 
-@exact
+def assert_figures(records: list[dict[str, Any]], wanted: dict[str, Any]) -> None:
+    """The records are those of then, losses to the last digit under the torch of then."""
+    for record, row in zip(records, wanted["metrics"], strict=True):
+        losses = {key: value for key, value in row.items() if key in ("train_loss", "lr")}
+        assert {key: record[key] for key in losses} == pytest.approx(losses, rel=ROUNDING, abs=0)
+        assert not SAME_TORCH or record == row
+
+
 @pytest.mark.parametrize("name", ALONE)
 def test_run_goes_on_bit_for_bit(gone_on: tuple[Path, str], name: str) -> None:
     assert_as_then(gone_on[0], name)
 
 
-@exact
 def test_evaluation_counts_the_same(gone_on: tuple[Path, str]) -> None:
     told = [json.loads(line) for line in gone_on[1].splitlines() if line.startswith('{"dataset"')]
-    assert told == list(EXPECTED["evaluate"].values())
+    wanted = list(EXPECTED["evaluate"].values())
+    losses = [[score.pop("loss") for score in scores] for scores in (told, wanted)]
+    assert told == wanted and losses[0] == pytest.approx(losses[1], rel=ROUNDING, abs=0)
 
 
-@exact
 def test_two_ranks_go_on_bit_for_bit(tmp_path: Path) -> None:
     folder = laid_out(tmp_path)
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ranks.free_port())}
