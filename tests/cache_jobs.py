@@ -1,5 +1,6 @@
 """Writers of small caches: words of a command line over a tiny CIFAR-100, and jobs for processes of their own."""
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -20,6 +21,11 @@ def teacher_file(folder: Path) -> Path:
     path = folder / "teacher.pth"
     torch.save(network.state_dict(), path)
     return path
+
+
+def sums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file."""
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
 
 
 def words(root: Path, *more: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import sys
 from pathlib import Path
 
@@ -35,6 +36,17 @@ def fuzz_cases(request: pytest.FixtureRequest) -> int:
     """How many cases a fuzz test makes."""
     cases: int = request.config.getoption("--fuzz-cases")
     return cases
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of configs/ that layers are read from."""
+    from pipeline.config import layers
+
+    copy = tmp_path / "configs"
+    shutil.copytree(layers.CONFIGS, copy)
+    monkeypatch.setattr(layers, "CONFIGS", copy)
+    return copy
 
 
 def golden_folders(config: pytest.Config, marker: str) -> list[Path]:

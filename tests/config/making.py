@@ -25,16 +25,21 @@ def read_once(path: Path) -> dict[str, Any]:
     return copy.deepcopy(_parsed(path))
 
 
-def make(*words: str) -> TrainConfig:
+def plain_make(*words: str) -> TrainConfig:
     """The configuration of a command line."""
+    return compose(
+        TrainConfig,
+        list(words),
+        aliases=ALIASES,
+        names=NAMES,
+        arguments_of=lambda name: DISTILLERS.get(name).Config,
+    )
+
+
+def make(*words: str) -> TrainConfig:
+    """The same, with files read once for all tests."""
     with mock.patch.object(layers, "read_yaml", read_once):
-        return compose(
-            TrainConfig,
-            list(words),
-            aliases=ALIASES,
-            names=NAMES,
-            arguments_of=lambda name: DISTILLERS.get(name).Config,
-        )
+        return plain_make(*words)
 
 
 def composed(dataset: str, method: str, recipe: str, pair: str | None = None) -> TrainConfig:
@@ -73,14 +78,3 @@ def exceptions() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         for file in sorted((CONFIGS / kind).glob("*.yaml")):
             for entry in read_once(file).get("per", []):
                 yield f"{kind}/{file.stem}", entry["when"], entry["set"]
-
-
-def plain_make(*words: str) -> TrainConfig:
-    """As `make`, with all files read as they are."""
-    return compose(
-        TrainConfig,
-        list(words),
-        aliases=ALIASES,
-        names=NAMES,
-        arguments_of=lambda name: DISTILLERS.get(name).Config,
-    )

@@ -1,6 +1,5 @@
 """Layer files and files of keys: what nobody would read is refused, with the file and the nearest known word."""
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -19,14 +18,6 @@ WORDS = {
     "dataset": BASE,
 }
 FILES = {"recipe": "recipe/mine.yaml", "method": "method/kd.yaml", "dataset": "dataset/cifar100.yaml"}
-
-
-@pytest.fixture
-def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    copy = tmp_path / "configs"
-    shutil.copytree(layers.CONFIGS, copy)
-    monkeypatch.setattr(layers, "CONFIGS", copy)
-    return copy
 
 
 def problems(*words: str) -> list[str]:

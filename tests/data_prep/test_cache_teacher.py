@@ -1,6 +1,5 @@
 """Writers: the same bytes whatever their number and fate; what they refuse."""
 
-import hashlib
 import os
 import random
 import shutil
@@ -11,7 +10,7 @@ import cli
 import mini_cifar
 import pytest
 import ranks
-from cache_jobs import teacher_file, words, write
+from cache_jobs import sums, teacher_file, words, write
 
 from data_prep import cache_parts, cache_teacher, verify_cache
 from pipeline.teachers.cache_format import MANIFEST, read_manifest
@@ -25,11 +24,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = mini_cifar.write(tmp_path_factory.mktemp("cifar"), train=200, test=20)
     teacher_file(folder)
     return folder
-
-
-def sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file."""
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
 
 
 def written(root: Path, out: Path, *more: str, number: int = 1) -> Path:

@@ -12,7 +12,7 @@ import mini_cifar
 import numpy as np
 import pytest
 import torch
-from cache_jobs import teacher_file, words
+from cache_jobs import sums, teacher_file, words
 
 from data_prep import cache_parts, cache_teacher, verify_cache
 from pipeline.contracts import InputError
@@ -145,11 +145,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = mini_cifar.write(tmp_path_factory.mktemp("cifar"), train=64, test=20)
     teacher_file(folder)
     return folder
-
-
-def sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file."""
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Command lines, files of keys, layer files, tables and sweeps of any kind: taken, or one line for each fault."""
 
 import random
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,15 +111,6 @@ def a_file(rng: random.Random, whole: list[bytes]) -> bytes:
         return "\n".join(f"{key}: {value(rng)}" for key in keys).encode(errors="surrogatepass")
     pieces = [piece for line in PIECES.split("\n") for piece in line.split("|")]
     return "\n".join(rng.choice(pieces) for _ in range(rng.randrange(1, 12))).encode()
-
-
-@pytest.fixture
-def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of configs/ that layers are read from."""
-    copy = tmp_path / "configs"
-    shutil.copytree(layers.CONFIGS, copy)
-    monkeypatch.setattr(layers, "CONFIGS", copy)
-    return copy
 
 
 def lines(rng: random.Random, count: int) -> None:
