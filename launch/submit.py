@@ -23,7 +23,7 @@ from launch.sending import Submitted, submit_runs
 from pipeline import entry as endings
 from pipeline.config import ConfigError, describe, validate
 from pipeline.config.base import Section, key
-from pipeline.config.compose import parse_arguments
+from pipeline.config.words import parse_arguments
 from pipeline.contracts import InputError
 from pipeline.engine.run_dir import RunDir
 from pipeline.registry import UnknownName

@@ -13,9 +13,8 @@ from launch.sweep_keys import Asked, Keys, SweepConfig, SweepFile, dotted
 from pipeline.assemble import ALIASES
 from pipeline.config import ConfigError, TrainConfig, validate
 from pipeline.config.by_type import ANY, kinds_of, typed, typed_keys
-from pipeline.config.compose import parse_arguments
 from pipeline.config.layers import CONFIGS
-from pipeline.config.words import known_keys, read_tree, spread, well_shaped
+from pipeline.config.words import known_keys, parse_arguments, read_tree, spread, well_shaped
 from pipeline.nearest import hint
 from pipeline.pictures import PICTURES
 from pipeline.plain_yaml import Plain

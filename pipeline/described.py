@@ -4,14 +4,14 @@ For entry points only.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline import networks
 from pipeline.assemble import ALIASES, NAMES
 from pipeline.config import EvaluateConfig, ExportConfig, compose, flatten
 from pipeline.contracts import Distiller, InputError
-from pipeline.description import NAME, Description, Predictor, check_classes
+from pipeline.description import NAME, Description, Predictor
 from pipeline.predictors import arguments_of, described_name, sight_of
 from pipeline.run_keys import Known, checkpoint_in, given_keys, known_of, lines_of, plain, words_of
 from pipeline.weights import read_origin
@@ -33,30 +33,16 @@ class Found(NamedTuple):
             return lines_of(self.known, used)
         return _library_lines(str(config.student.model), self.library, used, config.student.checkpoint == networks.AUTO)
 
-    def names(self, class_names: Sequence[str]) -> list[str]:
-        """A warning where a data set's classes are called otherwise. Raises InputError where their order is another."""
-        return names_of(self.known, class_names)
-
-
-def names_of(known: Known | None, class_names: Sequence[str]) -> list[str]:
-    """See Found.names."""
-    if known is None or known.description is None:
-        return []
-    told = check_classes(known.description.class_names, tuple(class_names), known.source)
-    return [told] if told else []
-
 
 def composed(schema: type[C], argv: list[str], keys: Iterable[str]) -> tuple[C, Found]:
     """The configuration of `argv` above what its checkpoint says, and what that is. keys: names of parts in it.
 
     Raises ConfigError, HelpRequested, and InputError for a damaged description.
     """
+    aliases = ALIASES | {"checkpoint": "student.checkpoint", "weights": "student.weights"}
+    names = {key: NAMES[key] for key in keys}
 
     def made(words: list[str]) -> C:
-        aliases, names = (
-            ALIASES | {"checkpoint": "student.checkpoint", "weights": "student.weights"},
-            {key: NAMES[key] for key in keys},
-        )
         return compose(schema, words + argv, aliases=aliases, names=names)
 
     known = known_of(checkpoint_in(argv))

@@ -16,7 +16,6 @@ from pipeline.readings import Unreadable, parse_json
 
 FORMAT = 1
 NAME = "description"  # of the entry in a checkpoint, and in the origin that a file of tensors has
-ORIGIN = "stillhouse"  # the one entry in the metadata of a file of tensors
 FILE = "description.json"  # in the run folder
 SHOWN = 3
 Pixels = Annotated[int, Field(ge=1)]

@@ -22,6 +22,7 @@ from pipeline.described import composed, nameless, say
 from pipeline.engine import parallel
 from pipeline.engine.evaluate import Evaluation
 from pipeline.predictors import predictor_of
+from pipeline.run_keys import class_lines
 
 KEYS = ("dataset", "student.model", "student.block", "data.loader")
 
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
         if fresh:
             raise InputError(fresh)
         if world.leader:
-            say([*found.lines(config), *found.names(images.class_names)])
+            say([*found.lines(config), *class_lines(found.known, images.class_names)])
         network = networks.make(
             student.model,
             num_classes=images.num_classes,

@@ -4,14 +4,14 @@ A file of ours describes itself; an older one is described by the run folder tha
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipeline.config import ConfigError, flatten, read_yaml, spelled
 from pipeline.contracts import InputError
 from pipeline.deployment.card import sha256_of
-from pipeline.description import NAME, Description, parse
+from pipeline.description import NAME, Description, check_classes, parse
 from pipeline.readings import Unreadable, read_object
 from pipeline.weights import RUN_FILE, read_origin
 
@@ -117,17 +117,11 @@ def checkpoint_in(argv: list[str]) -> str | None:
     return next((given[key] for key in reversed(given) if key in CHECKPOINT), None)
 
 
-def words_of_run(argv: list[str]) -> list[str]:
-    """key=value words that the checkpoint of `argv` adds: its network unless a model is given, how it looks at images.
+def words_of(known: Known | None, argv: list[str]) -> list[str]:
+    """key=value words that a checkpoint adds to `argv`: its network unless a model is given, how it looks at images.
 
     An older file in its run folder says how it looks at its own data set only. Keys that `argv` gives are left out.
-    Raises InputError for a damaged description.
     """
-    return words_of(known_of(checkpoint_in(argv)), argv)
-
-
-def words_of(known: Known | None, argv: list[str]) -> list[str]:
-    """The same of a checkpoint that has been looked at."""
     if known is None:
         return []
     given, keys = given_keys(argv), known.keys
@@ -166,6 +160,15 @@ def lines_of(known: Known | None, used: Mapping[str, Any]) -> list[str]:
         if key in keys and key in used and plain(keys[key]) != plain(used[key]):
             lines.append(f"{known.source} says {key}={plain(keys[key])}; {plain(used[key])} is used")
     return lines
+
+
+def class_lines(known: Known | None, class_names: Sequence[str]) -> list[str]:
+    """A warning where a data set's classes are called otherwise than the checkpoint's. Raises InputError where their
+    order is another."""
+    if known is None or known.description is None:
+        return []
+    told = check_classes(known.description.class_names, tuple(class_names), known.source)
+    return [told] if told else []
 
 
 def plain(value: Any) -> str:

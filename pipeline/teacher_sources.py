@@ -13,13 +13,12 @@ from pipeline.cache_identity import identity_of, precision_of
 from pipeline.config import TrainConfig
 from pipeline.contracts import Distiller, InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import ImageSet
-from pipeline.description import check_classes
 from pipeline.engine.parallel import World, autocast_factory, place, prepare_frozen
 from pipeline.methods import declared_by, in_form, method_kinds, seeded, teacher_preprocess
 from pipeline.models.folding import fold_norms
 from pipeline.models.predicting import PredictingNetwork
 from pipeline.predictors import predictor_of
-from pipeline.run_keys import known_of
+from pipeline.run_keys import class_lines, known_of
 from pipeline.teachers import TEACHERS
 from pipeline.teachers.beside import Beside, SideStream
 from pipeline.teachers.cached import CachedTeacher
@@ -172,11 +171,9 @@ def _whole(config: TrainConfig, ask: Ask, network: nn.Module, image_size: int) -
     teacher = config.teacher
     setattr(network, UNTRAINED, networks.new_classifier(str(teacher.model), teacher.checkpoint, ask.num_classes))
     file = networks.find(str(teacher.model), teacher.checkpoint, config.dataset, teacher.root)
-    known = known_of(file)
-    if known is not None and known.description is not None:
-        for line in filter(None, [check_classes(known.description.class_names, ask.class_names, known.source)]):
-            if ask.world.leader:
-                print(line, flush=True)
+    for line in class_lines(known_of(file), ask.class_names):
+        if ask.world.leader:
+            print(line, flush=True)
     predictor = predictor_of(file, network, image_size)
     if predictor is None:
         return network

@@ -13,6 +13,7 @@ from torch import nn
 from pipeline import networks
 from pipeline.config import ConfigError, TrainConfig, flatten, read_yaml
 from pipeline.contracts import InputError
+from pipeline.description import FILE
 from pipeline.methods import method_kinds, teacher_preprocess
 from pipeline.models.predicting import PredictingNetwork
 from pipeline.readings import Unreadable
@@ -101,7 +102,8 @@ def _filled(config: C, own: Mapping[str, Any]) -> C:
 def _lines(config: TrainConfig, known: Known) -> list[str]:
     keys, teacher = known.keys, config.teacher
     own = {name: keys.get(f"data.{name}") for name in ("mean", "std", "image_size")}
-    by = f", predicts by {known.description.predictor.method}" if _described(known) else ""  # type: ignore[union-attr]
+    one = known.description
+    by = f", predicts by {one.predictor.method}" if one and one.predictor else ""
     told = ", ".join(f"{name} {plain(value)}" for name, value in own.items() if value is not None)
     lines = [f"teacher {teacher.model}: {known.source} says {told}{by}"]
     for name, value in own.items():
@@ -124,10 +126,6 @@ def start_lines(config: TrainConfig) -> list[str]:
         for key, value in sorted(said.items())
         if key != "student.args" and plain(value) != plain(here.get(key))
     ]
-
-
-def _described(known: Known) -> bool:
-    return known.description is not None and known.description.predictor is not None
 
 
 def _hints(config: TrainConfig) -> list[str]:
@@ -158,7 +156,7 @@ def _hints(config: TrainConfig) -> list[str]:
 def refuse_earlier(folder: Path, network: nn.Module) -> None:
     """Raises InputError for a run that an earlier version began with the student's own classifier of a teacher that
     predicts otherwise: it cannot go on with the same numbers."""
-    begun = any((folder / name).exists() for name in STATES) and not (folder / "description.json").exists()
+    begun = any((folder / name).exists() for name in STATES) and not (folder / FILE).exists()
     if begun and isinstance(network, PredictingNetwork):
         raise InputError(
             f"{folder} was begun with a part of its teacher, which predicts by more than its network: "

@@ -12,7 +12,7 @@ from pipeline import evaluate, export
 from pipeline.contracts import InputError
 from pipeline.description import Description, check_classes, parse
 from pipeline.models.build import build
-from pipeline.run_keys import known_of, run_folder, words_of_run
+from pipeline.run_keys import known_of, run_folder, words_of
 
 Capture = pytest.CaptureFixture[str]
 PAST = Path(__file__).resolve().parent / "past" / "runs"
@@ -89,7 +89,7 @@ def test_a_stray_config_is_no_run(tmp_path: Path, capsys: Capture) -> None:
     (tmp_path / "tmp" / "deep").mkdir(parents=True)
     for place in ("tmp/x.pth", "tmp/deep/x.pth"):
         torch.save({}, tmp_path / place)
-        assert run_folder(tmp_path / place) is None and words_of_run([f"checkpoint={tmp_path / place}"]) == []
+        assert run_folder(tmp_path / place) is None and words_of(known_of(tmp_path / place), []) == []
     (tmp_path / "tmp" / "config.yaml").write_text("model: x\n")  # others' files have that name, too
     assert run_folder(tmp_path / "tmp" / "x.pth") is None
 
@@ -98,14 +98,14 @@ def test_a_stray_config_is_no_run(tmp_path: Path, capsys: Capture) -> None:
 def test_an_old_run_says_what_it_said(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = PAST / "simkd"
     assert run_folder(run / file) == run
-    words = words_of_run([f"checkpoint={run / file}"])
+    known = known_of(run / file)
+    assert known is not None and known.description is None and known.config["method"] == "simkd"
+    words = words_of(known, [])
     assert 'student.model="resnet8"' in words and any(word.startswith("data.mean=") for word in words)
-    other = words_of_run([f"checkpoint={run / file}", "dataset=folder"])
+    other = words_of(known, ["dataset=folder"])
     assert not any(word.startswith("data.") for word in other)
     monkeypatch.chdir(run / "checkpoints")
     assert run_folder("last.pt") == run
-    known = known_of(run / file)
-    assert known is not None and known.description is None and known.config["method"] == "simkd"
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,8 @@ def test_classes_in_another_order_are_refused(teachers: Path, tmp_path: Path, ca
     told = "3 is 'class04' there, 'class03' here, 4 is 'class03' there"
     assert code == 2 and "classes in another order" in err and told in err
     words = [f"checkpoint={tmp_path / 'x.pt'}", f"data.root={teachers / 'data'}", "runtime.device=cpu"]
-    assert cli.call(evaluate, words, capsys)[0] == 2
+    code, _, err = cli.call(evaluate, words, capsys)
+    assert code == 2 and "classes in another order" in err
 
 
 @pytest.fixture

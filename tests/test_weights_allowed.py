@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline import weights
 from pipeline.contracts import InputError
 from pipeline.weights import load_weights
+from pipeline.weights.files import read
 
 
 def network() -> nn.Module:
@@ -84,4 +84,4 @@ def test_numbers_keep_their_value(module: str, tmp_path: Path) -> None:
         torch.save(value, tmp_path / "f", _use_new_zipfile_serialization=False)
         content = (tmp_path / "f").read_bytes()
         (tmp_path / "f").write_bytes(content.replace(b"numpy._core.multiarray", module.encode()))
-        assert weights._read(tmp_path / "f") == value.item()
+        assert read(tmp_path / "f") == value.item()

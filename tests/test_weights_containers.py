@@ -126,9 +126,6 @@ def test_missing_counters_as_torch_takes_them(tmp_path: Path) -> None:
     assert network.bn.num_batches_tracked.item() == 3 and same(twin.state_dict(), A)
     shapes = {key: tuple(value.shape) for key, value in A.items()}
     assert same(load_weights(file, expected=shapes), A)
-    assert "2 missing keys (bn.running_var, ...)" not in refusal(
-        {k: v for k, v in A.items() if "bn." not in k}, tmp_path
-    )
     assert "5 missing keys" in refusal({k: v for k, v in A.items() if "bn." not in k}, tmp_path)
 
 

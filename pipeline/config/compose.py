@@ -19,7 +19,6 @@ from pipeline.config.words import known_keys, parse_arguments, read_tree, spread
 from pipeline.nearest import short
 from pipeline.plain_yaml import shown
 
-__all__ = ["compose", "parse_arguments", "validate", "validate_arguments"]
 M = TypeVar("M", bound=BaseModel)
 Names = Mapping[str, Callable[[str, Mapping[str, Any]], str]]
 

@@ -45,8 +45,12 @@ def read_yaml(path: Path, schema: type[BaseModel] | None = None) -> dict[str, An
 def _ours(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return read_tree(path)
+    return _kept(path, *_stamp(path))
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
     found = path.stat()
-    return _kept(path, found.st_mtime_ns, found.st_size, found.st_ino)
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 @functools.lru_cache(maxsize=256)
@@ -117,8 +121,7 @@ def layer_file(kind: str, name: str, schema: type[BaseModel] | None = None) -> d
 
 def _layer(kind: str, name: str) -> Layer:
     path = layer_path(kind, name)
-    found = path.stat()
-    return _checked(kind, path, found.st_mtime_ns, found.st_size, found.st_ino)
+    return _checked(kind, path, *_stamp(path))
 
 
 def pairs_table() -> dict[str, Any]:
@@ -126,8 +129,7 @@ def pairs_table() -> dict[str, Any]:
     path = CONFIGS / "pairs.yaml"
     if not path.is_file():
         raise ConfigError([f"no such file: {path}"])
-    found = path.stat()
-    return _pairs(path, found.st_mtime_ns, found.st_size, found.st_ino)
+    return _pairs(path, *_stamp(path))
 
 
 @functools.lru_cache(maxsize=8)

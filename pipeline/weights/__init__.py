@@ -9,7 +9,6 @@ Layouts: {"model": ...} (RepDistiller, mdistiller, our checkpoints), {"state_dic
 
 from pipeline.weights.choice import PLAIN, Part
 from pipeline.weights.files import RUN_FILE, read_origin
-from pipeline.weights.files import read as _read
 from pipeline.weights.load import (
     STUDENT,
     Expected,
@@ -27,7 +26,6 @@ __all__ = [
     "STUDENT",
     "Expected",
     "Part",
-    "_read",
     "holds_predictor",
     "load_into",
     "load_weights",
