@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 from weakref import WeakMethod
 
@@ -12,13 +13,24 @@ Made = TypeVar("Made")
 Start = Callable[[Iterator[Task]], Iterator[Made]]
 
 
+@dataclass
+class Count:
+    """Tasks that were handed out since the chain was made; of them those whose pixels were taken, or dropped."""
+
+    drawn: int = 0
+    taken: int = 0
+
+
 def _tasks(
-    todo: Reads | None, begun: deque[Reads], following: WeakMethod[Callable[[Reads], Reads | None]]
+    todo: Reads | None, begun: deque[Reads], following: WeakMethod[Callable[[Reads], Reads | None]], count: Count
 ) -> Iterator[Task]:
     while todo is not None:
         begun.append(todo)
         for start, stop, own in todo.reads:
-            yield Task(todo.view, todo.index_M[start:stop], own, todo.size)
+            # Whoever asks for the next pixels has done with those that were taken.
+            task = Task(todo.view, todo.index_M[start:stop], own, todo.size, count.drawn, count.taken)
+            count.drawn += 1
+            yield task
         ask = following()
         todo = ask(todo) if ask is not None else None
         del ask
@@ -35,6 +47,7 @@ class Chain(Generic[Made]):
         self._following = WeakMethod(following)
         self._begun: deque[Reads] = deque()  # epochs whose tasks are handed out, from the present one
         self._left = 0  # batches of the present epoch
+        self._count = Count()
         self._made: Iterator[Made] | None = None
 
     def batches(self, todo: Reads, start: Start[Made]) -> Iterator[Made]:
@@ -44,11 +57,13 @@ class Chain(Generic[Made]):
         else:
             self._made = None  # what runs ends before the other begins
             self._begun = deque()
-            self._made = start(_tasks(todo, self._begun, self._following))
+            self._count.taken = self._count.drawn
+            self._made = start(_tasks(todo, self._begun, self._following, self._count))
         self._left = len(todo.reads)
         made = self._made
         assert made is not None
         for _ in todo.reads:
             batch = next(made)
             self._left -= 1
+            self._count.taken += 1
             yield batch

@@ -16,7 +16,7 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.replacing import Replaced, ReplacingSet
 from pipeline.datasets.slow_reads import watch
 from pipeline.loaders.further import FurtherViews, Read, Span
-from pipeline.loaders.pixels import Normalise
+from pipeline.loaders.pixels import Normalise, Room
 from pipeline.loaders.plan import STEP_KINDS, Plan
 
 
@@ -162,13 +162,14 @@ class EpochLoader:
         epoch, first = self._epoch, self._step
         ready = self._prepared(epoch, first)
         todo, further, spans = ready.todo, ready.further, self._spans[first:]
+        room = Room()
         for step, (span, made) in enumerate(zip(spans, self._pixels(todo), strict=True)):
             after = first + step + 1
             self._epoch, self._step = (epoch, after) if after < len(self) else (epoch + 1, 0)
             if self.looks_ahead and self.plan.train:
                 self._look_ahead(epoch + 1)  # after the first batch: worker processes are forked before it
             draft = made if isinstance(made, Draft) else None
-            image_MCHW = torch.empty(0) if isinstance(made, Draft) else self._normalise(made)
+            image_MCHW = torch.empty(0) if isinstance(made, Draft) else self._normalise(made, room)
             batch = Batch(
                 image_BCHW=image_MCHW[: span.stop - span.start] if further else image_MCHW,
                 draft=draft,
