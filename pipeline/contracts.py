@@ -192,11 +192,11 @@ class Distiller(nn.Module):
     the teacher's logits over the training set before step one. first_stage, first_stage_trains, first_stage_depth:
     see FirstStage; the student's stem and stages (never its classifier) up to a depth, own modules, or both.
     relates_samples: it calls `gather`. teacher_in_train_mode, teacher_probed: variants whose official code leaves the
-    teacher (R2KD: its pruned copy) in training mode, or runs it so on noise once. forms: by variant, the form that both
-    networks are brought to (models/cam.py). modifier: in a combination it changes others and adds no terms.
-    fixed_size: it takes maps of the sizes it was built for only; images that grow (data.min_image_size) are refused.
-    chooses_images: its extra batches show images that it picks by the teacher's output (batch.stream None).
-    capturable: no value on the device decides what its step does, or what shape a tensor has (runtime.compile=graph).
+    teacher (R2KD: its pruned copy) in training mode, or runs it so on noise once. revised: variants that compute other
+    numbers than in earlier versions, and how. forms: by variant, the form that both networks are brought to
+    (models/cam.py). modifier: in a combination it changes others and adds no terms. fixed_size: it takes maps of the
+    sizes it was built for only; growing images are refused. chooses_images: its extra batches show images that it picks
+    by the teacher's output (batch.stream None). capturable: no value on the device decides its step or a shape.
     """
 
     Config: ClassVar[type]
@@ -210,6 +210,7 @@ class Distiller(nn.Module):
     relates_samples: bool = False
     teacher_in_train_mode: ClassVar[frozenset[str]] = frozenset()
     teacher_probed: ClassVar[frozenset[str]] = frozenset()
+    revised: ClassVar[Mapping[str, str]] = {}
     forms: ClassVar[Mapping[str, str]] = {}
     modifier: ClassVar[bool] = False
     chooses_images: ClassVar[bool] = False

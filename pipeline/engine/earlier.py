@@ -1,13 +1,17 @@
 """Defaults that have changed since a run began: it goes on with those that it began with."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import ConfigError, TrainConfig, flatten, read_yaml
+from pipeline.engine.checkpoint import Checkpoints
 from pipeline.readings import Unreadable
 from pipeline.weights import PLAIN
 
 # What a run did that does not know the key yet: a file with averaged weights beside others gave the others.
 EARLIER = {"teacher.weights": PLAIN, "student.weights": PLAIN}
+# The variants that were the defaults of methods before others became so.
+WAS_DEFAULT: dict[str, str] = {}
 
 
 def as_recorded(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -23,4 +27,17 @@ def as_recorded(config: TrainConfig, folder: Path) -> TrainConfig:
         keys = getattr(config, section)
         if getattr(keys, name) is None and there.get(key, old) == old:
             config = config.model_copy(update={section: keys.model_copy(update={name: old})})
+    was = WAS_DEFAULT.get(config.method)
+    if was is not None and config.variant == "default" and _trains_by(was, config.method, folder):
+        config = config.model_copy(update={"variant": was})
     return config
+
+
+def _trains_by(variant: str, method: str, folder: Path) -> bool:
+    """Whether the run in `folder` has begun to train by `variant`: its checkpoint says so, or is older than such a
+    note."""
+    state, _ = Checkpoints(folder / "checkpoints").load_last()
+    if not isinstance(state, dict):
+        return False
+    noted: Any = state.get("formulas", {method: [variant]})
+    return isinstance(noted, dict) and isinstance(noted.get(method), list) and noted[method][:1] == [variant]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import TrainConfig
+from pipeline.engine.formulas import changed_formulas
 from pipeline.engine.numbers import differences
 from pipeline.engine.records import fault_of, is_finite
 from pipeline.engine.step import DistillationStep
@@ -48,6 +49,7 @@ def _faults(
     if "config" in state:
         other = state["config"]
         yield from differences(other, config) if _json(other, dict) else ["config is no table of keys"]
+    yield from changed_formulas(state, step.distiller, config)
     yield from _tensors("model", state["model"], step.student.state_dict())
     yield from _tensors("distiller", state["distiller"], step.distiller.state_dict())
     yield from _of_updater(state["updater"], updater)

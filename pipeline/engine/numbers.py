@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.config import TrainConfig, flatten
 from pipeline.config.data_keys import LATER
-from pipeline.engine.earlier import EARLIER
+from pipeline.engine.earlier import EARLIER, WAS_DEFAULT
 
 FREE = ("method_args", "teacher.args", "student.args")
 
@@ -23,7 +23,9 @@ def differences(there: Mapping[str, Any], here: TrainConfig) -> list[str]:
     for key in keys:
         known = key in there or (key in free and key not in EARLIER)
         a, b = there.get(key) if known else before.get(key), mine.get(key)
-        if a != b:
+        # Which of two defaults a run trains by is in its checkpoint (formulas.py).
+        either = key == "variant" and "default" in (a, b) and WAS_DEFAULT.get(here.method) in (a, b)
+        if a != b and not either:
             hint = "" if known else f" (before there was the key; give {key}={a} to go on)"
             found.append(f"{key} {a} there, {b} here{hint}")
     return found

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from pipeline.config import flatten
 from pipeline.contracts import InputError
 from pipeline.engine.fits import FORMAT, faults
+from pipeline.engine.formulas import formulas
 from pipeline.engine.metrics import Clock
 from pipeline.engine.records import Record, settle
 from pipeline.engine.state import State, capture, restore
@@ -20,6 +21,7 @@ def state_of(trainer: "Trainer") -> State:
     return state | {
         "format": FORMAT,
         "config": flatten(trainer.config.numbers()),
+        "formulas": formulas(trainer.parts.distiller, trainer.config.method),
         "position": {"done": trainer.done, "closed": trainer.closed, "steps_per_epoch": steps},
         "records": list(trainer.records[: trainer.closed]),
         "clock": {"images": trainer.clock.images, "seconds": trainer.clock.seconds},
