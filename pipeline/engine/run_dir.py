@@ -104,9 +104,10 @@ class RunDir:
         there = self._recorded()
         other = differences(there, config) if there is not None else []
         if other:
+            on = f", or config={self.config} to go on as it began" if self.config.exists() else ""
             raise InputError(
                 f"{self.folder} holds another run ({'; '.join(other)}): choose run.name, "
-                "or run.resume=never to set it aside"
+                f"or run.resume=never to set it aside{on}"
             )
         write_text(self.config, dump(config.model_dump(mode="json")))
         write_json(self.environment, environment())

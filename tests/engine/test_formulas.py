@@ -1,0 +1,99 @@
+"""A run goes on by the formula that it began with, or says in one line why not."""
+
+from pathlib import Path
+
+import pytest
+import short_runs
+from short_runs import after_step, finish, forge, refused, stop
+
+from pipeline.distillers import DISTILLERS
+from pipeline.engine import earlier, formulas, numbers
+
+UNTAUGHT = ("teacher.model=resnet8", "teacher.checkpoint=none", "run.checkpoint_steps=1")
+AT = ("method=at", *UNTAUGHT)
+COMBINED = ("method=kd+at", *UNTAUGHT)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return short_runs.make_data(tmp_path)
+
+
+Patch = pytest.MonkeyPatch
+
+
+def revise(monkeypatch: Patch, method: str, **variants: str) -> None:
+    """As if `variants` computed something else since."""
+    monkeypatch.setattr(DISTILLERS.get(method), "revised", variants)
+
+
+def of_earlier_version(run: Path) -> None:
+    """Its checkpoint keeps no formulas."""
+    forge(run / "checkpoints" / "last.pt", lambda state: state.pop("formulas") and None)
+
+
+@pytest.fixture
+def other_default(monkeypatch: Patch) -> None:
+    """As if `aligned` had been at's default before."""
+    for module in (earlier, numbers, formulas):
+        monkeypatch.setattr(module, "WAS_DEFAULT", {"at": "aligned"})
+
+
+@pytest.mark.parametrize("method", [AT, COMBINED], ids=["alone", "combined"])
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "earlier"])
+def test_another_formula_is_refused(
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: Patch,
+    method: tuple[str, ...],
+    noted: bool,
+) -> None:
+    run = stop(root, "x", after_step(3), *method)
+    if not noted:
+        of_earlier_version(run)
+    revise(monkeypatch, "at", matched="sum of the maps")
+    error = refused(root, "x", capsys, *method)
+    assert "at's variant matched of another version: it is now the sum of the maps" in error
+    revise(monkeypatch, "at", aligned="sum of the maps")  # not the variant that is trained
+    assert "resumed at step 3" in finish(root, "x", capsys, *method)
+
+
+def test_a_run_by_the_new_formula_goes_on(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Patch) -> None:
+    revise(monkeypatch, "at", matched="sum of the maps")
+    stop(root, "x", after_step(3), *AT)
+    assert "resumed at step 3" in finish(root, "x", capsys, *AT)
+    revise(monkeypatch, "at")
+    stop(root, "y", after_step(3), *AT)
+    revise(monkeypatch, "at", matched="sum of the maps")
+    assert "of another version" in refused(root, "y", capsys, *AT)
+
+
+def test_an_earlier_default_goes_on(root: Path, capsys: pytest.CaptureFixture[str], other_default: None) -> None:
+    run = stop(root, "x", after_step(3), *AT, "variant=aligned")
+    of_earlier_version(run)
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("variant: aligned", "variant: default"))
+    assert "variant aligned" in finish(root, "x", capsys, *AT)
+    assert "variant: aligned" in config.read_text()
+    finish(root, "x", capsys, *AT)  # once more, with the same words
+
+
+def test_a_default_of_now_stays(root: Path, capsys: pytest.CaptureFixture[str], other_default: None) -> None:
+    stop(root, "x", after_step(3), *AT)
+    assert "at by variant matched, here aligned" in refused(root, "x", capsys, *AT, "variant=aligned")
+    assert "variant default" in finish(root, "x", capsys, *AT)
+
+
+def test_an_earlier_default_inside_a_combination_is_refused(
+    root: Path, capsys: pytest.CaptureFixture[str], other_default: None
+) -> None:
+    run = stop(root, "x", after_step(3), *COMBINED)
+    of_earlier_version(run)
+    assert "at by variant aligned, here matched" in refused(root, "x", capsys, *COMBINED)
+
+
+@pytest.mark.parametrize("noted", [None, [], {"at": 3}, {"at": [1, [2]]}, {"kd": ["paper", ""]}])
+def test_other_notes_are_refused(root: Path, capsys: pytest.CaptureFixture[str], noted: object) -> None:
+    run = stop(root, "x", after_step(3), *AT)
+    forge(run / "checkpoints" / "last.pt", lambda state: state | {"formulas": noted})
+    assert "does not fit this run" in refused(root, "x", capsys, *AT)
