@@ -34,7 +34,10 @@ class Source(Section):
 
 
 class Label(Section):
-    """What a row means that is not named by its method; method None: no method here does this, `why` says so."""
+    """What a row means that is not named by its method; method None: no method here does this, `why` says so.
+
+    Method vanilla: students trained alone, as the table's `student` row.
+    """
 
     method: str | None
     method_args: dict[str, Any] = Field(default={})
@@ -136,16 +139,18 @@ def _figures_of(name: str, table: Table, source: Source) -> Iterator[Figure]:
     for column, pair in enumerate(table.pairs):
         for row, cells in table.top1.items():
             label, top1 = table.labels.get(row, Label(method=row)), cells[column]
-            if label.method is None or top1 is None:
+            alone = label.method == ALONE
+            if label.method is None or top1 is None or (alone and pair in table.other_pairs):
                 continue
             more: dict[str, Any] = {
                 "top5": _cell(table.top5, row, column),
                 "deviation": _cell(table.deviation, row, column),
             }
             method: dict[str, Any] = {"row": row, "method": label.method, "method_args": label.method_args}
-            yield Figure(pair=pair, top1=top1, **method, **more, **common)
-        for part, alone in (("teacher", table.teacher), ("student", table.student)):
-            figure = alone[column] if alone is not None else None
+            network = pair_networks()[pair]["student"] if alone else None
+            yield Figure(pair=pair, top1=top1, network=network, **method, **more, **common)
+        for part, of_part in (("teacher", table.teacher), ("student", table.student)):
+            figure = of_part[column] if of_part is not None else None
             if figure is not None and pair not in table.other_pairs:
                 network = pair_networks()[pair][part]
                 yield Figure(
@@ -212,11 +217,17 @@ def cell(published: Published, table: str, words: str) -> tuple[Figure, bool]:
     method, slash, spelling = words.partition("/")
     if not (method and slash and spelling):
         raise InputError(f"cell={words}: expected METHOD/PAIR, such as kd/resnet56-resnet20")
+    chosen = published.tables[table]
+    if spelling.lower() in (name.lower() for name in chosen.other_pairs):
+        raise InputError(f"{spelling}: {table} has this pair, but configs/pairs.yaml has not: nothing here trains it")
     try:
         pair = find_pair(spelling, read_yaml(CONFIGS / "pairs.yaml"))
     except ConfigError as error:
         raise InputError(error.problems[0]) from None
-    of_pair = [f for f in figures(published) if f.pair == pair and f.dataset == published.tables[table].dataset]
+    why = {row.lower(): label.why for row, label in chosen.labels.items() if label.method is None}
+    if method.lower() in why:
+        raise InputError(f"{method}: {table} has this row, but no method here does it ({why[method.lower()]})")
+    of_pair = [f for f in figures(published) if f.pair == pair and f.dataset == chosen.dataset]
     own = [f for f in of_pair if f.network is None and method.lower() in (f.method, f.row.lower())]
     if not own:
         known = sorted({f.row for f in of_pair if f.network is None})

@@ -208,6 +208,8 @@ def _table_cells(names: list[str], chosen: dict[str, list[Any]], published: Publ
         for f in figures(published)
         if f.table in names and f.network is None and f.pair not in published.tables[f.table].other_pairs
     ]
+    if not among:
+        raise InputError(f"table: no cell in {' and '.join(names)} is of a method and a pair that are here")
     for key, of in (("method", lambda f: (f.method, f.row)), ("pair", lambda f: (f.pair,))):
         known = list(dict.fromkeys(name for f in among for name in of(f)))
         for value in chosen[key]:

@@ -31,7 +31,51 @@ SUMS = {
     "simkd_t1": (11, 33, 2502.62),
     "semckd_t1": (7, 49, 3637.94),
     "dist_cifar100": (1, 6, 444.84),
+    "dist_imagenet": (2, 3, 216.52),
+    "dist_imagenet_large": (2, 12, 880.33),
+    "dist_imagenet_strong": (2, 12, 928.20),
+    "nkd_imagenet": (1, 4, 306.18),
+    "uskd_imagenet": (1, 9, 673.25),
+    "ctkd_cifar100": (2, 12, 874.44),
+    "ctkd_imagenet": (4, 4, 284.79),
+    "lskd_imagenet": (1, 1, 71.45),
+    "lskd_vit": (2, 8, 626.22),
+    "simkd_deeper": (4, 4, 309.85),
+    "ttm_t1": (4, 28, 2082.44),
+    "ttm_t2": (4, 24, 1775.71),
+    "ttm_imagenet": (1, 2, 145.28),
+    "ttm_vit": (5, 5, 383.82),
+    "norm_t1": (5, 35, 2572.31),
+    "norm_t2": (5, 30, 2206.64),
+    "norm_imagenet": (1, 2, 146.40),
+    "luminet_t1": (1, 6, 450.43),
+    "luminet_t2": (1, 5, 372.63),
+    "luminet_imagenet": (1, 2, 144.71),
+    "wkd_imagenet": (3, 6, 437.73),
+    "wkd_cifar100": (3, 6, 462.16),
+    "sdd_cifar100": (6, 36, 2654.62),
+    "sdd_imagenet": (6, 6, 433.57),
+    "diffkd_imagenet": (1, 2, 145.44),
+    "srd_imagenet": (1, 1, 71.87),
+    "srd_torchdistill_imagenet": (1, 1, 71.92),
+    "reviewkd_imagenet": (1, 2, 144.17),
 }
+# (table, row, pair): top1 of rows whose method is not here yet, which no Figure has.
+TO_COME = {
+    ("norm_t1", "norm", "resnet32x4-resnet8x4"): 76.49,
+    ("norm_t2", "NORM + KD", "ResNet50-MobileNetV2"): 71.17,
+    ("luminet_t1", "luminet", "resnet32x4-resnet8x4"): 77.50,
+    ("wkd_cifar100", "WKD-L + WKD-F", "wrn_40_2-ShuffleV1"): 77.50,
+    ("wkd_imagenet", "wkd_f", "ResNet34-ResNet18"): 72.50,
+    ("sdd_cifar100", "SD-DKD", "ResNet50-MobileNetV2"): 71.36,
+    ("sdd_imagenet", "SD-NKD", "ResNet50-MobileNetV1"): 73.12,
+    ("diffkd_imagenet", "diffkd", "ResNet34-ResNet18"): 72.20,
+    ("srd_imagenet", "srd", "ResNet34-ResNet18"): 71.87,
+    ("simkd_deeper", "SimKD+", "resnet32x4-resnet8x4"): 78.47,
+    ("simkd_deeper", "SimKD++", "resnet32x4-resnet8x4"): 78.88,
+    ("ttm_t1", "WTTM + ITRD", "resnet32x4-resnet8x4"): 77.36,
+}
+LATER = {"rld", "fcfd", "crld", "abkd", "eakd"}  # among the sources without a table, methods that are not here yet
 
 
 @pytest.mark.parametrize("name", SUMS)
@@ -65,6 +109,17 @@ def one(table: str, method: str, pair: str) -> Figure:
         ("lskd_t2", "lskd", "wrn_40_2-MobileNetV2", 69.23),
         ("simkd_t1", "SimKD f=2", "resnet32x4-ShuffleV2_1_5", 79.54),
         ("simkd_imagenet", "simkd", "ResNet50-ResNet18", 71.66),
+        ("simkd_deeper", "SimKD f=2", "resnet32x4-resnet8x4", 78.08),
+        ("semckd_t1", "teacher", "wrn_40_2-MobileNetV2", 75.61),
+        ("dist_imagenet_large", "KD (T=4)", "ResNet50-ResNet18", 71.35),
+        ("ttm_t1", "ttm", "vgg13-vgg8", 74.33),
+        ("ttm_t2", "wttm", "resnet32x4-ShuffleV2", 76.55),
+        ("ttm_imagenet", "wttm", "ResNet50-MobileNetV1", 73.09),
+        ("sdd_cifar100", "nkd", "ResNet50-vgg8", 74.01),
+        ("reviewkd_imagenet", "reviewkd", "ResNet50-MobileNetV1", 72.56),
+        ("lskd_imagenet", "lskd", "ResNet34-ResNet18", 71.45),
+        ("ctkd_cifar100", "kd", "resnet110-resnet20", 70.66),
+        ("norm_t1", "student, run by NORM", "resnet32x4-resnet8x4", 72.87),
         ("nkd_imagenet", "nkd", "ResNet34-ResNet18", 71.96),
         ("ctkd_imagenet", "ctkd", "ResNet34-ResNet18", 71.32),
     ],
@@ -73,10 +128,34 @@ def test_single_cells(table: str, row: str, pair: str, top1: float) -> None:
     assert one(table, row, pair).top1 == top1
 
 
+@pytest.mark.parametrize(("table", "row", "pair"), TO_COME)
+def test_rows_of_methods_to_come(table: str, row: str, pair: str) -> None:
+    found = PUBLISHED.tables[table]
+    assert found.top1[row][found.pairs.index(pair)] == TO_COME[table, row, pair]
+    assert found.labels[row].method is None and not [f for f in ALL if (f.table, f.row) == (table, row)]
+
+
+def test_no_label_hides_a_method_that_is_here() -> None:
+    for name, table in PUBLISHED.tables.items():
+        hidden = [row for row, label in table.labels.items() if label.method is None and row in DISTILLERS.names()]
+        assert hidden == [], name
+
+
+def test_students_alone_under_a_label_are_networks() -> None:
+    found = one("norm_t2", "student, run by NORM", "ResNet50-vgg8")
+    assert (found.method, found.network, found.top1) == (ALONE, "vgg8", 70.75)
+    assert 70.75 in [f.top1 for f in find(ALL, "cifar100", ALONE, student="vgg8")]
+    assert found not in find(ALL, "cifar100", ALONE, pair="ResNet50-vgg8", student="wrn_16_2")
+
+
 def test_deviation_and_top5_stand_beside_their_figure() -> None:
     found = one("dist_cifar100", "dist", "resnet56-resnet20")
     assert (found.top1, found.deviation, found.top5) == (71.75, 0.30, None)
     assert one("ctkd_imagenet", "dkd", "ResNet34-ResNet18").top5 == 90.31
+    assert one("sdd_imagenet", "nkd", "ResNet50-MobileNetV1").top5 == 90.80
+    spreads = [("semckd_t1", "hkd", "vgg13-vgg8"), ("simkd_t1", "semckd", "resnet32x4-vgg8")]
+    spreads += [("simkd_t1", "SimKD f=2", "resnet32x4-resnet8x4"), ("simkd_t1", "crd", "resnet32x4-vgg8")]
+    assert [one(*cell).deviation for cell in spreads] == [0.24, 0.13, 0.15, None]
     assert {f.source for f in ALL if f.deviation is not None} == {
         name for name, source in PUBLISHED.sources.items() if source.deviation == "std"
     }
@@ -97,7 +176,8 @@ def test_methods_are_registered_and_the_rest_says_why() -> None:
         assert [DISTILLERS.canonical(part) for part in parts_of(figure.method)] == parts_of(figure.method)
     for table in PUBLISHED.tables.values():
         assert all(label.why for label in table.labels.values() if label.method is None)
-    assert all(DISTILLERS.canonical(name) == name for name in PUBLISHED.none)
+    assert all(DISTILLERS.canonical(name) == name for name in PUBLISHED.none.keys() - LATER)
+    assert PUBLISHED.none.keys() > LATER and not {*DISTILLERS.names()} & LATER
 
 
 def test_sources_have_recipes_and_say_which_epoch() -> None:
@@ -114,7 +194,7 @@ def test_every_table_is_documented() -> None:
 
 def test_find_by_pair_or_by_network() -> None:
     tables = [f.table for f in find(ALL, "cifar100", "kd", pair="vgg13-vgg8")]
-    assert tables == ["rep_t1", "mdistiller_t1", "edkd_t1", "lskd_t1", "semckd_t1"]
+    assert tables == ["rep_t1", "mdistiller_t1", "edkd_t1", "lskd_t1", "ctkd_cifar100", "semckd_t1"]
     assert [f.top1 for f in find(ALL, "cifar100", "dkd+lskd", pair="vgg13-vgg8")] == [74.81]
     alone = find(ALL, "cifar100", ALONE, student="resnet8x4")
     assert [(f.source, f.top1) for f in alone][:3] == [("repdistiller", 72.50), ("dist", 72.50), ("simkd", 73.09)]
@@ -163,6 +243,11 @@ def test_cells_by_any_spelling() -> None:
         ("rep_t1", "kd/resnet56-resnet21", "did you mean 'resnet56-resnet20'"),
         ("rep_t1", "simkd/resnet56-resnet20", "no figure for simkd on resnet56-resnet20"),
         ("dot_tiny", "kd/resnet56-resnet20", "nothing is published for that pair"),
+        ("norm_t1", "norm/vgg13-vgg8", "norm: norm_t1 has this row, but no method here does it (no norm here yet)"),
+        ("simkd_deeper", "simkd++/res32x4-res8x4", "do not say which still deeper layers"),
+        ("ttm_vit", "wttm/DeiTIIISmall-DeiTTiny", "ttm_vit has this pair, but configs/pairs.yaml has not"),
+        ("dist_imagenet_large", "dist/resnet152-resnet18", "configs/pairs.yaml has not"),
+        ("norm_t1", "vanilla/vgg13-vgg8", "no figure for vanilla"),
     ],
 )
 def test_wrong_cells_are_one_line(table: str, words: str, message: str) -> None:

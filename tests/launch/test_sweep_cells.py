@@ -68,6 +68,12 @@ def test_a_table_gives_its_cells_and_axes_choose_among_them() -> None:
         cells({"table": "simkd_t1", "axes": {"method": ["dkd"]}})
     with pytest.raises(InputError, match="unknown 'rep_t9'; did you mean 'rep_t"):
         cells({"table": "rep_t9"})
+    with pytest.raises(InputError, match="no cell in norm_t1 and wkd_cifar100 is of a method and a pair that are here"):
+        cells({"table": ["norm_t1", "wkd_cifar100"]})
+    assert rows(cells({"table": "dist_imagenet_large"}), "method", "pair", "method_args.T") == [
+        ("kd", "ResNet50-ResNet18", 4.0),
+        ("dist", "ResNet50-ResNet18", None),
+    ]
 
 
 def test_words_of_the_command_line_win_and_replace_axes() -> None:
