@@ -98,8 +98,8 @@ class Run:
         label_B = inputs.get("target", torch.zeros(len(student.logits_BK), dtype=torch.int64))
         self.batch = Batch(image_BCHW=student.logits_BK, label_B=label_B, index_B=label_B)
 
-    def terms(self) -> dict[str, Tensor]:
-        return self.method(self.student, self.teacher, self.batch, torch.zeros(()))
+    def terms(self, progress: float = 0.0) -> dict[str, Tensor]:
+        return self.method(self.student, self.teacher, self.batch, torch.tensor(progress))
 
     def parameters(self) -> dict[str, Tensor]:
         """The reference's keys to our parameters."""
