@@ -18,6 +18,7 @@ SELECTORS = ("dataset", "pair", "method", "recipe")
 CHOSEN_BY = (*SELECTORS, "variant", "student")  # what `when:` may ask for
 OWN = {"dataset": ("num_classes", "per"), "method": ("recipe", "with", "per"), "recipe": ("like", "per")}
 KEYS = [name for name in known_keys(TrainConfig) if name not in SELECTORS]
+CHANGE = ("recipe", "per")  # what `with:` may say of a method besides keys
 ENTRY = ("when", "set")
 TEXTS = Kind(item=Kind(text=True))
 Canonical = Callable[[str, Mapping[str, Any]], str]
@@ -51,24 +52,31 @@ def unknown_words(given: Iterable[str], known: Iterable[str], where: str) -> Pro
 def layer_of(kind: str, path: Path, tree: Mapping[str, Any], configs: Path) -> Layer:
     """The checked content of configs/<kind>/<name>.yaml. tree: of `plain_yaml`."""
     where, problems = f"{configs.name}/{kind}/{path.name}", list[str]()
-    special = {name: value for name, value in tree.items() if name in OWN[kind]}
-    content = keys_of({k: v for k, v in tree.items() if k not in special}, where, problems, OWN[kind])
+    content = _content(tree, OWN[kind], where, f"{where}: ", problems, configs)
+    return Layer(where, content, tuple(problems))
+
+
+def _content(
+    tree: Mapping[str, Any], own: tuple[str, ...], where: str, prefix: str, problems: Problems, configs: Path
+) -> dict[str, Any]:
+    """Keys of train.py, and the words `own` of layer files; prefix: of a word's place in a line."""
+    special = {name: value for name, value in tree.items() if name in own}
+    content = keys_of({k: v for k, v in tree.items() if k not in special}, where, problems, own)
     for name, value in special.items():
         if name == "per":
-            content[name] = _entries(value, f"{where}: per", problems, configs)
+            content[name] = _entries(value, f"{prefix}per", problems, configs)
         elif name == "with":
-            content[name] = _changes(value, f"{where}: with", problems, configs)
+            content[name] = _changes(value, f"{prefix}with", problems, configs)
         elif name == "num_classes":
             content[name] = typed(ANY, value)
             if not isinstance(content[name], int) or content[name] < 1:
-                problems.append(f"{where}: num_classes: {shown(value, 100)} is no number of classes")
+                problems.append(f"{prefix}num_classes: {shown(value, 100)} is no number of classes")
         elif isinstance(value, str):
             content[name] = str(value)
+            problems += unknown_words([content[name]], _stems(configs, "recipe"), where)
         else:
-            problems.append(f"{where}: {name}: {shown(value, 100)} is no name")
-    for name in [content[name] for name in ("like", "recipe") if isinstance(content.get(name), str)]:
-        problems += unknown_words([name], _stems(configs, "recipe"), where)
-    return Layer(where, content, tuple(problems))
+            problems.append(f"{prefix}{name}: {shown(value, 100)} is no name")
+    return content
 
 
 def keys_of(tree: Any, where: str, problems: Problems, besides: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -125,7 +133,14 @@ def _changes(tree: Any, where: str, problems: Problems, configs: Path) -> dict[s
         problems.append(f"{where}: {shown(tree, 100)} is no mapping of methods")
         return {}
     problems += unknown_words(tree, _stems(configs, "method"), where)
-    return {name: keys_of(value, f"{where}.{name}", problems) for name, value in tree.items()}
+    found = {}
+    for name, value in tree.items():
+        place = f"{where}.{name}"
+        if isinstance(value, Mapping):
+            found[name] = _content(value, CHANGE, place, f"{place}.", problems, configs)
+        else:
+            found[name] = keys_of(value, place, problems)
+    return found
 
 
 def _stems(configs: Path, kind: str) -> list[str]:
@@ -145,8 +160,7 @@ def name_problems(layer: Layer, known: Known, methods: list[str]) -> Problems:
     methods: all there are; a hyper-parameter belongs to those that its place is about.
     """
     found: Problems = []
-    for i, entry in enumerate(layer.content.get("per", [])):
-        place = f"{layer.where}: per[{i}]"
+    for place, _, entry in _all_entries(layer.content, f"{layer.where}: ", methods):
         if known.network is not None:
             found += _networks(entry["when"].get("student"), known.network, f"{place}.when.student")
     if known.arguments is None:
@@ -182,18 +196,22 @@ def _fields(method: str, arguments: Callable[[str], type]) -> set[str]:
         return set()  # a file without its method: said where it is used
 
 
+def _all_entries(content: Mapping[str, Any], prefix: str, of: list[str]) -> Iterator[tuple[str, list[str], Any]]:
+    """(place, methods that it is about, entry) of every `per:` entry, those below `with:` included."""
+    for i, entry in enumerate(content.get("per", [])):
+        yield f"{prefix}per[{i}]", of, entry
+    for name, change in content.get("with", {}).items():
+        yield from _all_entries(change, f"{prefix}with.{name}.", [name])
+
+
 def _arguments(layer: Layer, methods: list[str]) -> Iterator[tuple[str, list[str], Mapping[str, Any]]]:
     """(place, methods that it is about, its method_args) of every place that has some."""
     kind, file = layer.where.split("/")[-2:]
     own = [file.removesuffix(".yaml")] if kind == "method" else methods
     yield layer.where, own, layer.content.get("method_args", {})
-    for i, entry in enumerate(layer.content.get("per", [])):
-        asked = entry["when"].get("method", own)
-        yield (
-            f"{layer.where}: per[{i}].set",
-            asked if isinstance(asked, list) else [asked],
-            entry["set"].get("method_args", {}),
-        )
+    for place, of, entry in _all_entries(layer.content, f"{layer.where}: ", own):
+        asked = entry["when"].get("method", of)
+        yield f"{place}.set", asked if isinstance(asked, list) else [asked], entry["set"].get("method_args", {})
     for name, content in layer.content.get("with", {}).items():
         yield f"{layer.where}: with.{name}", [name], content.get("method_args", {})
 

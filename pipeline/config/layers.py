@@ -175,29 +175,35 @@ def _method_layer(name: str) -> dict[str, Any]:
     return layer_file("method", name) if len(parts) == 1 else {part: layer_file("method", part) for part in parts}
 
 
-def _changes(files: Mapping[str, Any], parts: list[str]) -> list[dict[str, Any]]:
+def _changes(files: Mapping[str, Any], chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What parts of a combination change in others (`with:`); above the recipe, which speaks of methods alone."""
+    parts = parts_of(chosen["method"])
     if len(parts) == 1:
         return []
     found = []
     for part in parts:
-        for other, content in files[part].get("with", {}).items():
+        for other, change in files[part].get("with", {}).items():
             if other in parts:
-                found.append({**content, "method_args": {other: content.get("method_args", {})}})
-    return found
+                found += [_nested(content, other) for content in unfold(change, {**chosen, "method": other})]
+    return [{key: value for key, value in content.items() if key != "recipe"} for content in found]
+
+
+def _nested(content: dict[str, Any], part: str) -> dict[str, Any]:
+    """A layer of a combination: method_args lie under their part's name."""
+    return content | {name: {part: content[name]} for name in ("method_args",) if name in content}
 
 
 def _unfold_parts(layer: dict[str, Any], chosen: Mapping[str, Any], by_part: bool) -> list[dict[str, Any]]:
-    """`unfold` for each part of a combination, its method_args under the part's name."""
+    """`unfold` for a combination: of each part's file, or of one that speaks of all, whose order holds for any order
+    of the parts."""
     parts = parts_of(chosen.get("method"))
     if len(parts) == 1:
         return unfold(layer, chosen)
-    found = []
-    for part in parts:
-        for content in unfold(layer[part] if by_part else layer, {**chosen, "method": part}):
-            nested = {"method_args": {part: content["method_args"]}} if "method_args" in content else {}
-            found.append({**content, **nested})
-    return found
+    of = {part: {**chosen, "method": part} for part in parts}
+    if by_part:
+        return [_nested(content, part) for part in parts for content in unfold(layer[part], of[part])]
+    entries = [{"when": {}, "set": unfold(layer, {})[0]}, *layer.get("per", [])]
+    return [_nested(e["set"], part) for e in entries for part in parts if _applies(e["when"], of[part])]
 
 
 def student_of(
@@ -216,9 +222,12 @@ def student_of(
 
 
 def _recipe_of(layer: Mapping[str, Any], parts: list[str]) -> str | None:
-    """The recipe that a method's file names; of a combination that of the last part which names one."""
+    """The recipe that a method's file names. Of a combination: the one for a part that another changes (`with:`), else
+    that of the last part which names one."""
     files = [layer] if len(parts) == 1 else [layer.get(part, {}) for part in parts]
-    return next((file["recipe"] for file in reversed(files) if file.get("recipe")), None)
+    own = [file.get("recipe") for file in files]
+    changed = [file.get("with", {}).get(other, {}).get("recipe") for file in files for other in parts]
+    return next((recipe for recipe in reversed(own + changed) if recipe), None)
 
 
 def _misnamed(kind: str, name: str | None, known: Known) -> Problems:
@@ -281,4 +290,4 @@ def layers_of(
     ]
     if "method" not in found:
         return layers
-    return [*layers, *_changes(found["method"], parts_of(chosen["method"])), {"method": chosen["method"]}]
+    return [*layers, *_changes(found["method"], chosen), {"method": chosen["method"]}]

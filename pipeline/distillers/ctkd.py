@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.lskd import standardise
 from pipeline.distillers.task import task_loss
 
 
@@ -44,7 +45,7 @@ class CTKD(Distiller):
     class Config:
         """t_start: least temperature; t_range: width of its range (variant paper: its end); decay_first, decay_last:
         factors of its gradient at the beginning and after decay_loops epochs (counted from 1); ce_weight, kd_weight: of
-        the two terms."""
+        the two terms; standardise: compare z-scores of the logits (see lskd)."""
 
         t_start: Annotated[float, Field(gt=0)] = 1.0
         t_range: Annotated[float, Field(ge=0)] = 20.0
@@ -53,6 +54,7 @@ class CTKD(Distiller):
         decay_loops: Annotated[int, Field(ge=1)] = 10
         ce_weight: Annotated[float, Field(ge=0)] = 0.1
         kd_weight: Annotated[float, Field(ge=0)] = 0.9
+        standardise: bool = False
 
     variants: ClassVar[Mapping[str, str]] = {
         "original": "t_start + t_range * sigmoid(g), as the official code: 1..21",
@@ -80,7 +82,10 @@ class CTKD(Distiller):
     ) -> dict[str, Tensor]:
         assert teacher is not None
         T_1 = self.temperature(self.gradient_factor(progress))
-        distance_1 = learned_temperature_loss(student.logits_BK, teacher.logits_BK, T_1)
+        student_BK, teacher_BK = student.logits_BK, teacher.logits_BK
+        if self.config.standardise:
+            student_BK, teacher_BK = standardise(student_BK), standardise(teacher_BK)
+        distance_1 = learned_temperature_loss(student_BK, teacher_BK, T_1)
         return {
             "ce": self.config.ce_weight * task_loss(student.logits_BK, batch),
             "kd": self.config.kd_weight * distance_1.reshape(()),

@@ -73,8 +73,11 @@ def weights(config: TrainConfig, *names: str) -> list[float]:
 
 
 def exceptions() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """File, selectors and settings of every `per:` entry."""
+    """File, selectors and settings of every `per:` entry; method/lskd+dkd is what lskd's file says of dkd."""
     for kind in ("dataset", "method", "recipe"):
         for file in sorted((CONFIGS / kind).glob("*.yaml")):
-            for entry in read_once(file).get("per", []):
-                yield f"{kind}/{file.stem}", entry["when"], entry["set"]
+            content = read_once(file)
+            changed = {f"+{other}": change for other, change in content.get("with", {}).items()}
+            for other, part in {"": content, **changed}.items():
+                for entry in part.get("per", []):
+                    yield f"{kind}/{file.stem}{other}", entry["when"], entry["set"]
