@@ -77,15 +77,18 @@ class CTKD(Distiller):
         c = self.config
         return curriculum(progress.floor() + 1, c.decay_first, c.decay_last, c.decay_loops)
 
+    def distance(self, student_BK: Tensor, teacher_BK: Tensor, T_1: Tensor) -> Tensor:
+        """learned_temperature_loss of the logits or of their z-scores, [1]."""
+        if self.config.standardise:
+            student_BK, teacher_BK = standardise(student_BK), standardise(teacher_BK)
+        return learned_temperature_loss(student_BK, teacher_BK, T_1)
+
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
         T_1 = self.temperature(self.gradient_factor(progress))
-        student_BK, teacher_BK = student.logits_BK, teacher.logits_BK
-        if self.config.standardise:
-            student_BK, teacher_BK = standardise(student_BK), standardise(teacher_BK)
-        distance_1 = learned_temperature_loss(student_BK, teacher_BK, T_1)
+        distance_1 = self.distance(student.logits_BK, teacher.logits_BK, T_1)
         return {
             "ce": self.config.ce_weight * task_loss(student.logits_BK, batch),
             "kd": self.config.kd_weight * distance_1.reshape(()),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, ModelOutput, Setting, Shapes, View
 from pipeline.distillers.catkd import CATKD
-from pipeline.distillers.ctkd import CTKD, learned_temperature_loss
+from pipeline.distillers.ctkd import CTKD
 from pipeline.distillers.mlkd import MLKD
 from pipeline.distillers.r2kd import R2KD, cosine, spearman
 from pipeline.engine.optimizers.dot import DOT
@@ -151,7 +151,7 @@ def mlkd(case: Case, inputs: dict[str, Tensor]) -> Outputs:
     return {name: terms[ours] for name, ours in names.items()} | {"total": total, "backward": total}
 
 
-@adapter("CTKD")
+@adapter("CTKD", "LSKD-CTKD")
 def ctkd(case: Case, inputs: dict[str, Tensor]) -> Outputs:
     h, batch = case.hyper, batch_of(inputs["target"])
     config = CTKD.Config(
@@ -162,6 +162,7 @@ def ctkd(case: Case, inputs: dict[str, Tensor]) -> Outputs:
         decay_loops=h["decay_loops"],
         ce_weight=h["gamma_ce"],
         kd_weight=h["alpha_kd"],
+        standardise=h.get("LOGIT_STAND", False),
     )
     student_BK, teacher_BK = inputs["logits_student"], inputs["logits_teacher"].detach()
     method = CTKD(config).to(student_BK.dtype)
@@ -175,7 +176,7 @@ def ctkd(case: Case, inputs: dict[str, Tensor]) -> Outputs:
     return {
         "lambda": factor,
         "temperature": T_1,
-        "kd_unweighted": learned_temperature_loss(student_BK, teacher_BK, T_1),
+        "kd_unweighted": method.distance(student_BK, teacher_BK, T_1),
         "loss_ce": terms["ce"],
         "loss_kd": terms["kd"],
         "total": total,

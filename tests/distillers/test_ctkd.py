@@ -1,0 +1,82 @@
+"""CTKD: its temperature's range and reversed gradient, and standardised logits (LSKD's copy) against a loop."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.contracts import Batch, InputError, ModelOutput
+from pipeline.distillers.ctkd import CTKD
+
+ROWS, CLASSES = 5, 7
+LABEL = torch.arange(ROWS) % CLASSES
+
+
+def logits(seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(ROWS, CLASSES, generator=generator, dtype=torch.float64) * 2).requires_grad_()
+
+
+STUDENT, TEACHER = logits(0), logits(1).detach()
+
+
+def terms_of(method: CTKD, progress: float = 3.5) -> dict[str, Tensor]:
+    batch = Batch(image_BCHW=LABEL, label_B=LABEL, index_B=LABEL)
+    return method(ModelOutput(STUDENT, STUDENT), ModelOutput(TEACHER, TEACHER), batch, STUDENT.new_tensor(progress))
+
+
+def distance_of(student_BK: Tensor, teacher_BK: Tensor, T: Tensor) -> Tensor:
+    p_BK, q_BK = (student_BK / T).softmax(dim=1), (teacher_BK / T).softmax(dim=1)
+    return T**2 * (q_BK * (q_BK.log() - p_BK.log())).sum(dim=1).mean()
+
+
+@pytest.mark.parametrize(("variant", "span"), [("original", 20), ("paper", 19)])
+def test_the_temperatures_gradient_is_reversed(variant: str, span: int) -> None:
+    method = CTKD(CTKD.Config(), None, variant).double()
+    g = torch.ones((), dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(0.9 * distance_of(STUDENT, TEACHER, 1 + span * g.sigmoid()), g)
+    for progress, factor in ((0.0, 0.5 * (1 + math.cos(math.pi / 10)) - 1), (4.9, -0.5), (9.0, -1.0), (200.0, -1.0)):
+        (gradient,) = torch.autograd.grad(terms_of(method, progress)["kd"], [*method.parameters()])
+        assert gradient.item() == pytest.approx(factor * slope.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("variant", "start", "end"), [("original", 15.62, 21.0), ("paper", 14.89, 20.0)])
+def test_it_starts_and_ends_where_its_variant_says(variant: str, start: float, end: float) -> None:
+    method = CTKD(CTKD.Config(), None, variant)
+    assert method.temperature(torch.ones(())).item() == pytest.approx(start, abs=0.005)
+    for g, limit in ((-100.0, 1.0), (100.0, end)):
+        torch.nn.init.constant_(method.global_T, g)
+        assert method.temperature(torch.ones(())).item() == pytest.approx(limit)
+
+
+def test_an_end_below_its_start_is_refused() -> None:
+    CTKD(CTKD.Config(t_start=4.0, t_range=2.0), None, "original")
+    with pytest.raises(InputError, match=r"t_start=4.0 is above"):
+        CTKD(CTKD.Config(t_start=4.0, t_range=2.0), None, "paper")
+
+
+def scores(z: list[float]) -> list[float]:
+    """(z - mean) / (deviation over K - 1, plus 1e-7)."""
+    mean = sum(z) / CLASSES
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in z) / (CLASSES - 1))
+    return [(x - mean) / (deviation + 1e-7) for x in z]
+
+
+def test_standardised_logits_are_the_loop() -> None:
+    """In the divergence and the temperature's gradient; the cross-entropy sees the logits themselves."""
+    config = CTKD.Config(standardise=True, t_start=2.0, t_range=40.0, kd_weight=9.0)
+    method = CTKD(config, None, "original").double()
+    T, total = 2 + 40 / (1 + math.exp(-1.0)), 0.0
+    for rows in zip(STUDENT.tolist(), TEACHER.tolist(), strict=True):
+        powers = [[math.exp(x / T) for x in scores(z)] for z in rows]
+        p, q = ([x / sum(row) for x in row] for row in powers)
+        total += sum(b * math.log(b / a) for a, b in zip(p, q, strict=True))
+    terms = terms_of(method)
+    assert terms["kd"].item() == pytest.approx(9 * T**2 * total / ROWS, rel=1e-9)
+    assert terms["ce"].item() == terms_of(CTKD(CTKD.Config()).double())["ce"].item()
+    g = torch.ones((), dtype=torch.float64, requires_grad=True)
+    student_BK, teacher_BK = (STUDENT.new_tensor([scores(z) for z in x.tolist()]) for x in (STUDENT, TEACHER))
+    (slope,) = torch.autograd.grad(9 * distance_of(student_BK, teacher_BK, 2 + 40 * g.sigmoid()), g)
+    (gradient,) = torch.autograd.grad(terms_of(method, 9.0)["kd"], [*method.parameters()])
+    assert gradient.item() == pytest.approx(-slope.item(), rel=1e-9)
