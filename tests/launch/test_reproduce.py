@@ -8,6 +8,7 @@ import pytest
 
 from launch import reproduce
 from launch.published import cell, read_published
+from launch.table_rows import composed, recipe_words
 
 CELL = ("table=rep_t1", "cell=kd/res56-res20")
 
@@ -39,6 +40,16 @@ def test_arguments_of_a_published_row_are_those_of_the_run() -> None:
     assert {"method=simkd", "method_args.factor=8"} <= set(words)
     (place,) = [w for w in words if w.startswith("run.name=")]
     assert place == "run.name=cifar100/simkd-factor8/resnet32x4-vgg8/seed2"
+
+
+@pytest.mark.parametrize("table", ["lskd_t1", "lskd_t2"])
+@pytest.mark.parametrize("method", ["lskd", "lskd+dkd", "lskd+mlkd", "lskd+ctkd"])
+def test_a_plain_command_is_the_cell(table: str, method: str) -> None:
+    pairs = read_published().tables[table].pairs
+    for pair in (pairs[1], pairs[4]):
+        figure, inside = cell(read_published(), table, f"{method}/{pair}")
+        plain = composed(["dataset=cifar100", f"pair={pair}", f"method={method}"])
+        assert inside and composed(recipe_words(figure)) == plain and plain.recipe == "lskd"
 
 
 def test_a_tiny_cell_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
