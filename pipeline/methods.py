@@ -36,6 +36,10 @@ def method_kinds(config: TrainConfig) -> dict[str, type[Distiller]]:
         raise InputError(f"method {unheard[0]} has nothing to change in {', '.join(acting)}")
     if not acting or any(not kind.stands_alone for kind in acting.values()):
         raise InputError(f"method {config.method} only changes other methods: method=kd+{config.method}")
+    for name in (name for name in kinds if name not in acting):
+        rule = layer_file("method", name).get("optim", {}).get("name", config.optim.name)
+        if rule != config.optim.name:
+            raise InputError(f"method {config.method}: {name} is an update rule, and optim.name={config.optim.name}")
     for name, kind in acting.items():
         if config.variant != "default" and config.variant not in kind.variants:
             known = ", ".join(kind.variants)

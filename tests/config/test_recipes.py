@@ -11,7 +11,7 @@ from pipeline.models import MODELS
 
 RECIPES = (
     *("repdistiller", "mdistiller", "simkd", "semckd", "srrl", "energykd", "kdrefine", "mlkd", "lskd", "r2kd", "dot"),
-    *("dist", "ctkd", "catkd", "nkd", "torchvision", "simkd_dali"),
+    *("dist", "ctkd", "catkd", "nkd", "torchvision", "simkd_dali", "funmatch"),
     *("ffcv_16", "ffcv_24", "ffcv_32", "ffcv_40", "ffcv_56", "ffcv_88"),
 )
 OF_MDISTILLER = ("mdistiller", "dot", "lskd", "mlkd", "catkd")
@@ -70,6 +70,7 @@ def test_selectors_name_things_that_exist() -> None:
         ],
         *[(m, "semckd") for m in ("hkd", "irg")],
         ("uskd", "nkd"),
+        ("funmatch", "funmatch"),
     ],
 )
 def test_default_is_the_recipe_of_the_paper(method: str, recipe: str) -> None:
