@@ -3,6 +3,7 @@
 # make slurm        Debian's packages of Slurm for the tests of launch/, as root by apt-get
 # make test         all that, then the test suite; where Slurm cannot be had it says so and leaves its tests out
 # make test-all     the suite with the exhaustive matrices
+# make test-gpu     tests/gpu for correctness on one GPU, in at most five minutes, with $(PYTHON) as it is found: docs/gpu.md
 # make format       put the sources into shape; make clean removes the environment
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup loaders slurm quickstart test test-all format clean
+.PHONY: setup loaders slurm quickstart test test-all test-gpu format clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.ready
@@ -48,6 +49,10 @@ test: loaders
 
 test-all: loaders
 	$(call suite,gpu)
+
+# No environment of its own and no network: on a machine with a GPU, torch for its CUDA is there.
+test-gpu:
+	PYTHON='$(PYTHON)' bash tools/gpu/test.sh
 
 format: setup
 	$(BIN)/ruff format .

@@ -22,13 +22,19 @@ CPU = torch.device("cpu")
 
 
 class Side:
-    """One training out of `words`; double: in float64."""
+    """One training out of `words`; double: in float64; world: default the one process on `device`."""
 
     def __init__(
-        self, words: list[str], recorder: Recorder | None, *, double: bool = False, device: torch.device = CPU
+        self,
+        words: list[str],
+        recorder: Recorder | None,
+        *,
+        double: bool = False,
+        device: torch.device = CPU,
+        world: parallel.World | None = None,
     ) -> None:
         config = composed([*words, f"runtime.device={device.type}", "runtime.compile=graph"])
-        world = parallel.World(rank=0, ranks=1, device=device, side=None)
+        world = world or parallel.World(rank=0, ranks=1, device=device, side=None)
         self.parts, _ = build(config, world)
         self.double = double
         if self.parts.distiller.teacher_pass:

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(p for folder in ("pipeline", "launch", "data_prep") for p in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
+TOOLS = sorted((ROOT / "tools").rglob("*.py"))
 PARTS = {"datasets", "models", "distillers", "loaders", "teachers"}
 GROUND = {"contracts", "registry", "config", "views"}
 # import nothing of the project
@@ -100,7 +101,7 @@ def test_no_module_is_named_like_the_standard_library() -> None:
     assert top & set(sys.stdlib_module_names) == set()
 
 
-@pytest.mark.parametrize("path", SOURCES + TESTS, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", SOURCES + TESTS + TOOLS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_rooms_are_small(path: Path) -> None:
     text = path.read_text()
     assert text.count("\n") <= 300, "longer than 300 lines"

@@ -11,7 +11,7 @@ from pipeline.datasets.image_set import FileSet
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.dali]
 
 
 def smooth_set(root: Path, n: int = 40) -> FileSet:

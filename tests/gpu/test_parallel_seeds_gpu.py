@@ -1,4 +1,4 @@
-"""Five seeds on one GPU: the files of five trained one after another, at a price that is printed."""
+"""Seeds side by side on one GPU: the files of seeds trained one after another; what five cost is printed."""
 
 import os
 import subprocess
@@ -14,10 +14,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 5
 
 
-def seconds_of(folder: Path, seeds: int, at_once: str) -> float:
-    """Wall time of a whole process that trains `seeds` for 400 steps each."""
+def seconds_of(folder: Path, seeds: int, at_once: str, steps: int = 400) -> float:
+    """Wall time of a whole process that trains `seeds` for so many steps each."""
     words = [
-        "dataset=synthetic", "model=resnet8x4", "data.batch_size=64", "optim.epochs=13", "run.limit_steps=400",
+        "dataset=synthetic", "model=resnet8x4", "data.batch_size=64", "optim.epochs=13", f"run.limit_steps={steps}",
         "run.eval_every=13", f"seeds={seeds}", "runtime.device=cuda", "runtime.deterministic=true",
         f"runtime.parallel_seeds={at_once}", "log.tensorboard=false", f"run.dir={folder}", "run.name=x",
     ]  # fmt: skip
@@ -30,6 +30,15 @@ def seconds_of(folder: Path, seeds: int, at_once: str) -> float:
     return time.perf_counter() - started
 
 
+def test_seeds_in_forks_have_the_files_of_seeds_in_turn(tmp_path: Path) -> None:
+    for name, at_once in (("apart", "off"), ("together", "2")):
+        (tmp_path / name).mkdir()
+        seconds_of(tmp_path / name, 2, at_once, steps=40)
+    for seed in range(2):
+        assert_same_run(tmp_path / "apart" / "x" / f"seed{seed}", tmp_path / "together" / "x" / f"seed{seed}")
+
+
+@pytest.mark.slow
 def test_five_seeds_share_the_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The files are equal; the ratio of times is printed, not asserted."""
     folders = {name: tmp_path / name for name in ("one", "apart", "together")}

@@ -1,6 +1,6 @@
 """The step on a GPU: nothing waits for the device, our loop keeps up with the bare one; figures are printed (-s).
 
-python -m pytest tests/gpu/test_step_gpu.py -m gpu -s
+The first test is of correctness; the others measure (slow): python -m pytest tests/gpu/test_step_gpu.py -m gpu -s
 """
 
 import json
@@ -69,6 +69,7 @@ def test_no_step_waits_for_the_device(tmp_path: Path, method: str, mode: str) ->
         assert cuda_waits(lambda: batches[0].label_B.sum().item()) != []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["live", "cached"])
 def test_small_images_in_every_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str], source: str) -> None:
     words = ["what=step", *PAIR, "method=kd", "compiles=off,default,graph", "rounds=5", "seconds=5"]
@@ -90,6 +91,7 @@ def test_small_images_in_every_mode(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert rows["graph"]["images_per_second"] > rows["off"]["images_per_second"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["off", "default"])
 @pytest.mark.parametrize("kind", LARGE)
 def test_large_images_keep_up_with_the_bare_loop(
@@ -104,6 +106,7 @@ def test_large_images_keep_up_with_the_bare_loop(
     assert row["paired_ratio"] >= ENOUGH
 
 
+@pytest.mark.slow
 def test_ceilings_and_busy_time() -> None:
     assert copy_bandwidth(CUDA) > 5e10
     side = 4096

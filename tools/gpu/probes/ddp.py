@@ -1,0 +1,81 @@
+"""Steps under DDP, captured, in a process group of one rank: buckets, hooks and streams are those of many ranks."""
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import mini_cifar
+import torch
+import torch.distributed as dist
+from recorded_steps import Side, largest_gap, put, words_for
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.config import RuntimeConfig
+from pipeline.engine.parallel import World, recorder_for
+from pipeline.engine.recorders import CudaRecorder
+from tools.gpu.probes.bench import Bench
+
+STEPS = 24  # torch asks for 11 before a capture; each epoch has two shapes
+REPLAYS = 5
+MOST = 1e-3
+
+
+def run(bench: Bench) -> None:
+    kind = "gloo" if bench.small else "nccl"
+    with tempfile.TemporaryDirectory() as folder:
+        dist.init_process_group(kind, init_method=f"file://{folder}/meeting", rank=0, world_size=1)
+        try:
+            with bench.tried("our step under DDP"):
+                whole_step(bench)
+            if not bench.small:
+                for place in ("the default stream", "the capturing stream"):
+                    with bench.tried(f"bare DDP built on {place}"):
+                        bare(bench, place)
+        finally:
+            dist.destroy_process_group()
+
+
+def whole_step(bench: Bench) -> None:
+    """A plain and a captured side, each told that it is one of two ranks, which only its group knows better."""
+    data = mini_cifar.write(Path(tempfile.mkdtemp(dir=bench.scratch)), train=14)
+    world = World(rank=0, ranks=2, device=bench.device, side=None)
+    words = words_for(data, "kd")
+    plain = Side(words, None, device=bench.device, world=world)
+    captured = Side(words, recorder_for(RuntimeConfig(compile="graph"), world), device=bench.device, world=world)
+    wrapped = [isinstance(side.runner.step, DistributedDataParallel) for side in (plain, captured)]
+    worst = 0.0
+    for number, batch in enumerate(plain.batches(4 if bench.small else STEPS)):
+        plain.step(number, batch, rate=0.01)
+        captured.step(number, batch, rate=0.01)
+        worst = max(worst, largest_gap(plain.state(), captured.state()))
+        put(plain.state(), captured.state())
+    graphs = captured.take.recorded.graphs
+    good = all(wrapped) and worst < MOST and (bench.small or (graphs > 0 and not captured.notes))
+    bench.judge("our step under DDP, captured against plain", f"{worst:.1e}, {graphs} graphs {captured.notes}", good)
+
+
+def bare(bench: Bench, place: str) -> None:
+    """Where DDP is built decides which stream its gradients belong to; on the default stream a capture may fail."""
+    recorder = CudaRecorder(bench.device, 2, lambda make: make)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 5)).to(bench.device)
+    here = torch.cuda.stream(recorder.stream) if "capturing" in place else contextlib.nullcontext()
+    with here:
+        wrapped = DistributedDataParallel(network, gradient_as_bucket_view=True)
+    torch.cuda.synchronize()
+    image_BCHW = torch.randn(4, 3, 8, 8, device=bench.device)
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, fused=True)
+
+    def body() -> None:
+        wrapped(image_BCHW).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    for _ in range(recorder.warm_up):
+        recorder.run(body)
+    nothing: list[Tensor] = []
+    replay = recorder.record(body, lambda: nothing)
+    for _ in range(REPLAYS):
+        replay()
+    torch.cuda.synchronize()
+    bench.judge(f"bare DDP built on {place}", "captured and replayed", True)
