@@ -1,7 +1,7 @@
 # Sourced by the scripts beside it, in the repository's root: wheels, a GPU, time that is left, logs, the table at the end.
 # PYTHON: interpreter (python3). DEVICE: cuda, or cpu to try a script out. OUT: where lines-NAME and logs-NAME.tgz go.
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cuda} OUT=${OUT:-/tmp/gpu_out}
-SITE=${SITE:-/tmp/gpu_site}
+WHEELS=${WHEELS:-.whl} SITE=${SITE:-/tmp/gpu_site}
 export PYTHONUNBUFFERED=1 PYTHONPATH=$SITE${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 # Compiled code in memory, and kept from stage to stage.
 CODE=/dev/shm; [ -d $CODE ] || CODE=/tmp
@@ -9,14 +9,14 @@ export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$CODE/inductor} TRITON
 
 die() { echo "error: $1" >&2; exit 2; }
 
-# What the machine lacks, from .whl (prepare.sh); then whether all is there that the project needs, and a GPU.
+# What the machine lacks, from WHEELS (.whl: prepare.sh); then whether all is there that the project needs, and a GPU.
 ready() {
   [ -f tools/gpu/probe.py ] || die 'start it in the root of the repository'
-  if [ ! -d "$SITE" ] && ls .whl/*.whl >/dev/null 2>&1; then
+  command -v "$PYTHON" > /dev/null || die "there is no $PYTHON"
+  if [ ! -d "$SITE" ] && ls "$WHEELS"/*.whl > /dev/null 2>&1; then
     rm -rf "$SITE.part"
-    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$SITE.part" .whl/*.whl \
-      || die 'the wheels in .whl cannot be installed'
-    mv "$SITE.part" "$SITE"
+    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$SITE.part" "$WHEELS"/*.whl \
+      && mv "$SITE.part" "$SITE" || die "the wheels in $WHEELS cannot be installed"
   fi
   "$PYTHON" tools/gpu/check.py --device "$DEVICE" || exit 2
 }
@@ -40,7 +40,7 @@ say() { echo "$1" | tee -a "$LOGS/lines"; }
 limited() {
   local name=$1 most=$2 began=$SECONDS code=0 word=ok; shift 2
   [ "$(left)" -ge "$most" ] || most=$(left)
-  if [ "$most" -lt 5 ]; then say "$name | left out, no time"; keep; return 0; fi
+  if [ "$most" -lt "${LEAST:-5}" ]; then say "$name | left out, no time"; keep; return 0; fi
   OUT=$LOGS timeout -k 5 "$most" "$@" > "$LOGS/$name.log" 2>&1 || code=$?
   case $code in 0) ;; 124|137) word="FAILED, ended after $most s" ;; *) word=FAILED ;; esac
   [ "$code" = 0 ] || BAD=$((BAD + 1))

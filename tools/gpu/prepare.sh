@@ -17,12 +17,11 @@ for name in probe unpack; do
 done
 
 if [ -d "$SHEETS/train" ] && [ -d "$SHEETS/test" ]; then
-  rm -rf .gpu/a .gpu/b; count=0
-  for sheet in "$SHEETS"/train/*.webp; do
-    half=$([ $count -lt 50 ] && echo a || echo b); count=$((count + 1))
-    for split in train test; do
-      mkdir -p .gpu/$half/$split; cp "$SHEETS/$split/$(basename "$sheet")" .gpu/$half/$split/
-    done
+  names=("$SHEETS"/train/*.webp); names=("${names[@]##*/}")
+  rm -rf .gpu/a .gpu/b
+  for split in train test; do
+    mkdir -p .gpu/a/$split .gpu/b/$split
+    (here=$PWD; cd "$SHEETS/$split"; cp "${names[@]:0:50}" "$here/.gpu/a/$split"; cp "${names[@]:50}" "$here/.gpu/b/$split")
   done
 else
   echo "left out: the real training (train.sh), for which no class sheets are given${SHEETS:+ in $SHEETS}"
