@@ -186,7 +186,8 @@ def find(
 ) -> list[Figure]:
     """The figures of a run, in the file's order. Networks alone are found by `student`, all others by `pair`.
 
-    A figure of a method with given arguments is one of runs that have these; the order of a+b does not matter.
+    A figure of a method with given arguments is one of runs that have these, and goes before its table's figure of the
+    method without; the order of a+b does not matter.
     """
     given, parts = method_args or {}, sorted(parts_of(method))
     found = []
@@ -196,7 +197,8 @@ def find(
         where = figure.pair == pair if figure.network is None else _same_network(str(student), figure.network)
         if where and all(given.get(k) == v for k, v in figure.method_args.items()):
             found.append(figure)
-    return found
+    most = {f.table: max(len(other.method_args) for other in found if other.table == f.table) for f in found}
+    return [f for f in found if len(f.method_args) == most[f.table]]
 
 
 def choose(found: list[Figure], recipe: str | None, against: str | None) -> Figure | None:
@@ -228,9 +230,10 @@ def cell(published: Published, table: str, words: str) -> tuple[Figure, bool]:
     if method.lower() in why:
         raise InputError(f"{method}: {table} has this row, but no method here does it ({why[method.lower()]})")
     of_pair = [f for f in figures(published) if f.pair == pair and f.dataset == chosen.dataset]
-    own = [f for f in of_pair if f.network is None and method.lower() in (f.method, f.row.lower())]
+    named, parts = [f for f in of_pair if f.network is None], sorted(parts_of(method.lower()))
+    own = [f for f in named if method.lower() == f.row.lower() or sorted(parts_of(f.method)) == parts]
     if not own:
-        known = sorted({f.row for f in of_pair if f.network is None})
+        known = sorted({f.row for f in named})
         has = f"published there: {', '.join(known)}" if known else "nothing is published for that pair"
         raise InputError(f"no figure for {method} on {pair} ({has})")
     inside = [f for f in own if f.table == table]

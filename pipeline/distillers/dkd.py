@@ -59,8 +59,10 @@ def decoupled_rows(student_BK: Tensor, teacher_BK: Tensor, label_B: Tensor, T: f
     return target_B, (t.rest() * (t.log_rest_BK - s.log_rest_BK)).sum(dim=1)
 
 
-def dkd_loss(student_BK: Tensor, teacher_BK: Tensor, label_B: Tensor, alpha: float, beta: float, T: float) -> Tensor:
-    """T^2 * mean_B (alpha * target + beta * rest), a scalar; see decoupled_rows."""
+def dkd_loss(
+    student_BK: Tensor, teacher_BK: Tensor, label_B: Tensor, alpha: float, beta: float, T: float | Tensor
+) -> Tensor:
+    """T^2 * mean_B (alpha * target + beta * rest), a scalar, or [1] where T is; see decoupled_rows."""
     target_B, rest_B = decoupled_rows(student_BK, teacher_BK, label_B, T)
     return (alpha * target_B.mean() + beta * rest_B.mean()) * T**2
 

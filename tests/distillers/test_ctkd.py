@@ -50,6 +50,32 @@ def test_it_starts_and_ends_where_its_variant_says(variant: str, start: float, e
         assert method.temperature(torch.ones(())).item() == pytest.approx(limit)
 
 
+def test_dkd_takes_the_same_temperature() -> None:
+    """alpha * (label against the rest) + beta * (the rest among itself), by loops, and the reversed gradient."""
+    method = CTKD(CTKD.Config(kd_weight=0.0, dkd_alpha=1.5, dkd_beta=2.0)).double()
+
+    def loop(T: Tensor) -> Tensor:
+        total = T.new_zeros(())
+        for student_K, teacher_K, label in zip(STUDENT, TEACHER, LABEL.tolist(), strict=True):
+            p_K, q_K = (student_K / T).softmax(dim=0), (teacher_K / T).softmax(dim=0)
+            p, q = p_K[label], q_K[label]
+            total = total + 1.5 * (q * (q / p).log() + (1 - q) * ((1 - q) / (1 - p)).log())
+            for k in range(CLASSES):
+                if k != label:
+                    own, other = p_K[k] / (1 - p), q_K[k] / (1 - q)
+                    total = total + 2.0 * other * (other / own).log()
+        return total * T**2 / ROWS
+
+    g = torch.ones((), dtype=torch.float64, requires_grad=True)
+    wanted = loop(1 + 20 * g.sigmoid())
+    terms = terms_of(method, 9.0)
+    assert terms["kd"].item() == 0 and terms["dkd"].item() == pytest.approx(wanted.item(), rel=1e-9)
+    (slope,) = torch.autograd.grad(wanted, g)
+    (gradient,) = torch.autograd.grad(terms["dkd"], [*method.parameters()])
+    assert gradient.item() == pytest.approx(-slope.item(), rel=1e-9)
+    assert "dkd" not in terms_of(CTKD(CTKD.Config()).double())
+
+
 def test_an_end_below_its_start_is_refused() -> None:
     CTKD(CTKD.Config(t_start=4.0, t_range=2.0), None, "original")
     with pytest.raises(InputError, match=r"t_start=4.0 is above"):

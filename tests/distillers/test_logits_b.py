@@ -33,6 +33,7 @@ FORMS: list[tuple[type[Distiller], dict[str, Any], str]] = [
     (CTKD, {}, "original"),
     (CTKD, {}, "paper"),
     (CTKD, {"standardise": True, "t_start": 2.0, "t_range": 40.0, "kd_weight": 9.0}, "original"),
+    (CTKD, {"kd_weight": 0.0, "dkd_alpha": 1.0, "dkd_beta": 2.0}, "original"),
     (TTM, {}, "default"),
     (WTTM, {}, "default"),
     (FunMatch, {}, "default"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, ModelOutput, Setting, Shapes, View
 from pipeline.distillers.catkd import CATKD
-from pipeline.distillers.ctkd import CTKD
+from pipeline.distillers.ctkd import CTKD, learned_temperature_loss
 from pipeline.distillers.mlkd import MLKD
 from pipeline.distillers.r2kd import R2KD, cosine, spearman
 from pipeline.engine.optimizers.dot import DOT
@@ -172,11 +172,12 @@ def ctkd(case: Case, inputs: dict[str, Tensor]) -> Outputs:
     terms = method(output_of(student_BK), output_of(teacher_BK), batch, progress)
     factor = method.gradient_factor(progress)
     T_1 = method.temperature(factor)
+    compared = method.compared(output_of(student_BK)), method.compared(output_of(teacher_BK))
     total = terms["ce"] + terms["kd"]
     return {
         "lambda": factor,
         "temperature": T_1,
-        "kd_unweighted": method.distance(student_BK, teacher_BK, T_1),
+        "kd_unweighted": learned_temperature_loss(*compared, T_1),
         "loss_ce": terms["ce"],
         "loss_kd": terms["kd"],
         "total": total,

@@ -208,6 +208,15 @@ def test_arguments_choose_among_rows_of_a_method() -> None:
     assert find(ALL, "cifar100", "simkd", pair="resnet32x4-vgg8", method_args={"factor": 3}) == []
 
 
+def test_a_row_with_arguments_goes_before_the_method_without() -> None:
+    def on_imagenet(**given: float) -> list[float]:
+        found = find(ALL, "imagenet", "ctkd", pair="ResNet34-ResNet18", method_args={"ce_weight": 1.0, **given})
+        return [f.top1 for f in found if f.table == "ctkd_imagenet"]
+
+    assert on_imagenet(kd_weight=1.0) == [71.32]
+    assert on_imagenet(kd_weight=0.0, dkd_alpha=1.0, dkd_beta=1.0) == [71.51]
+
+
 def test_the_runs_recipe_chooses_unless_a_source_is_named() -> None:
     found = find(ALL, "cifar100", "kd", pair="resnet32x4-resnet8x4")
     chosen = [choose(found, recipe, None) for recipe in ("simkd", "mdistiller", "no such")]
@@ -231,6 +240,9 @@ def test_cells_by_any_spelling() -> None:
     assert (figure.top1, inside) == (73.33, True)
     figure, inside = cell(PUBLISHED, "rep_t1", "dkd/wrn40_2-wrn16_2")
     assert (figure.top1, figure.table, inside) == (76.23, "mdistiller_t1", False)
+    for name in ("lskd+ctkd", "CTKD+LSKD", "CTKD + LS"):
+        figure, inside = cell(PUBLISHED, "lskd_t1", f"{name}/vgg13_vgg8")
+        assert (figure.top1, figure.method, inside) == (74.47, "lskd+ctkd", True)
     figure, _ = cell(PUBLISHED, "simkd_t1", "simkd/res32x4-vgg8")
     assert (figure.top1, figure.method_args) == (75.76, {"factor": 2})
 
