@@ -23,7 +23,7 @@ TABLES = {
     "mdistiller_cross_family": ["mdistiller_t2"],
     "simkd": ["simkd_t1"],
 }
-COUNTS = {"r2kd_tiny": 6 * 5 * 3, "imagenet": 2 * 5, "embedded": 2 + 3 * 2 * 3}
+COUNTS = {"r2kd_tiny": 6 * 5 * 3, "imagenet": 2 * 5 + 1, "embedded": 2 + 3 * 2 * 3}
 COUPLES = [{"teacher.model": "resnet14", "student.model": "resnet8"}, {"pair": "resnet20-resnet8"}]
 TINY = {"dataset": "synthetic", "optim.epochs": 1}
 
