@@ -29,6 +29,7 @@ TEXTS = (
     (r"unable to (?:allocate|mmap|resize|open|write).{0,40}shared memory|unable to \w+ .*torch_", SHM),
     (r"received 0 items of ancdata|Too many open files", "too many open files (raise the limit: ulimit -n)"),
     (r"can't start new thread", "no further thread can be started (ulimit -u, memory)"),
+    (r"a CUDA graph could not be captured, and.*", r"\g<0>"),
     (r"can't allocate memory|not enough memory|[Oo]ut of memory|Cannot allocate memory|bad_alloc", "out of memory"),
 )
 GROUP = re.compile(

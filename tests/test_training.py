@@ -18,7 +18,7 @@ from pipeline import evaluate, train
 Capture = pytest.CaptureFixture[str]
 SUMMARY = {
     "dataset", "pair", "method", "seed", "epochs", "top1_last", "top5_last", "top1_best", "best_epoch",
-    "images_per_second", "wall_seconds", "parameters", "resumed",
+    "images_per_second", "wall_seconds", "parameters", "resumed", "graph",
 }  # fmt: skip
 METRICS = {
     "epoch", "lr", "train_loss", "train_top1", "terms", "test_loss", "test_top1", "test_top5", "images_per_second",

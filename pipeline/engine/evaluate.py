@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +42,8 @@ class Evaluation:
     """Scores `network` on `loader`, added up over the ranks, each time it is called.
 
     predict: logits_BK out of the network's output. flip: the mean of the logits of each image and of its mirror image.
-    recorder: makes the counting of a batch a graph; network and predictor must stay where they are between calls.
+    recorder: makes the counting of a batch a graph; network and predictor must stay where they are between calls. note:
+    told where that fails.
     Leaves the network's mode as it found it. With fewer than five classes, top-5 counts all.
     """
 
@@ -56,12 +58,17 @@ class Evaluation:
         features: bool = False,
         flip: bool = False,
         recorder: Recorder | None = None,
+        note: Callable[[str], Any] = lambda text: None,
     ) -> None:
         self.network, self.predict, self.loader = network, predict, loader
         self.world, self.autocast, self.features, self.flip = world, autocast, features, flip
+        self.note = note
         self._total = torch.zeros(4, dtype=torch.float64, device=world.device)
         self._most: int | None = None
-        self._count = Recorded(self._add, recorder, lambda reason: None, lambda: [self._total])
+        self._count = Recorded(self._add, recorder, self._fall_back, lambda: [self._total])
+
+    def _fall_back(self, reason: str, instead: str) -> None:
+        self.note(f"runtime.compile=graph: evaluation: {reason}; its batches {instead}")
 
     def _logits(self, image_BCHW: Tensor) -> Tensor:
         with self.autocast():

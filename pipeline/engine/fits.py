@@ -58,6 +58,8 @@ def _faults(
     clock = state["clock"]
     if not (isinstance(clock, dict) and clock.keys() == {"images", "seconds"} and all(map(_count, clock.values()))):
         yield "clock"
+    if not isinstance(state.get("graph"), str | None):
+        yield "graph"
     if not (_whole(state["resumed"]) and _count(state["wall_seconds"])):
         yield "resumed or wall_seconds"
 

@@ -72,11 +72,11 @@ class Trainer:
 
     def __init__(self, parts: Parts, config: TrainConfig, world: World, run: RunDir, reporter: Reporter) -> None:
         self.parts, self.config, self.world, self.run, self.reporter = parts, config, world, run, reporter
-        self.runner = StepRunner(parts, config, world)
+        recorder = recorder_for(config.runtime, world)
+        self.runner = StepRunner(parts, config, world, recorder)
         self.module, self.updater = self.runner.module, self.runner.updater
         self.meters = Meters(world.device)
         self.latch = Latch(world.device, config.data.batch_size)
-        recorder = recorder_for(config.runtime, world)
         self.take_step = WholeStep(self.runner, self.meters, self.latch, reporter.note, recorder)
         self.evaluations = self._evaluations(recorder if recorder is not None and recorder.evaluations else None)
         self.clock = Clock()
@@ -230,10 +230,10 @@ class Trainer:
     def _evaluations(self, recorder: Recorder | None) -> dict[str, Evaluation]:
         parts, network, data = self.parts, self.parts.student, self.config.data
         features, flip = parts.distiller.student_features, data.eval_flip
-        predict, world, autocast = parts.distiller.predict, self.world, parts.autocast
+        arguments, world, autocast = (network, parts.distiller.predict), self.world, parts.autocast
+        more: dict[str, Any] = {"features": features, "flip": flip, "recorder": recorder, "note": self.reporter.note}
         return {
-            name: Evaluation(network, predict, loader, world, autocast, features=features, flip=flip, recorder=recorder)
-            for name, loader in parts.evaluations.items()
+            name: Evaluation(*arguments, loader, world, autocast, **more) for name, loader in parts.evaluations.items()
         }
 
     def _record(self, epoch: int, lr: float, figures: dict[str, Any], scores: dict[str, Score | None]) -> Record:
@@ -250,6 +250,7 @@ class Trainer:
         summary = summarise(
             self.config,
             self.records,
+            graph=self.take_step.finish(),
             images_per_second=self.clock.images_per_second,
             wall_seconds=self.wall(),
             parameters=sum(p.numel() for p in self.parts.student.parameters()),

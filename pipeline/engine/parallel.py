@@ -244,6 +244,12 @@ def unreduced(step: nn.Module, last: bool) -> AbstractContextManager[object]:
     return step.no_sync()
 
 
+def forget_reduction(step: nn.Module) -> None:
+    """After a backward that was broken off: DDP would wait for its other gradients."""
+    if isinstance(step, DistributedDataParallel):
+        step.reducer._reset_state()
+
+
 def settle_buckets(wrapped: nn.Module, run_once: Callable[[], Tensor]) -> None:
     """One forward and backward whose traces are undone, before any state is loaded.
 

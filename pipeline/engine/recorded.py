@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.engine.recorders import Body, NotCapturable, Recorder
+from pipeline.engine.recorders import Fallback, NotCapturable, Recorder, Replay
 from pipeline.engine.untouched import State
 
 Tensors = Mapping[str, Tensor]
-MOST = 64  # shapes that are recorded; those beyond run plainly
+PLAINLY = "run plainly"
+MOST = 64  # shapes that have a place; those beyond run plainly, as they come
 
 
 @dataclass
@@ -20,7 +20,7 @@ class _Slot:
 
     places: dict[str, Tensor]
     seen: int = 0
-    replay: Body | None = None
+    replay: Replay | None = None
 
     def load(self, tensors: Tensors) -> None:
         torch._foreach_copy_(list(self.places.values()), list(tensors.values()))
@@ -30,23 +30,22 @@ class Recorded:
     """Calls function(tensors), which returns nothing, through `recorder`; plainly where that is None.
 
     state: the tensors that the function changes.
-    fallback: told once, in words, where the function turns out to be none that can be recorded; it then runs plainly.
+    fallback: told why, and what is done instead, where the function turns out to be none that can be recorded; it then
+    runs plainly. forget: drops what a run that was broken off has left behind.
     """
 
     def __init__(
         self,
         function: Callable[[Tensors], None],
         recorder: Recorder | None,
-        fallback: Callable[[str], Any],
+        fallback: Fallback,
         state: State,
+        forget: Callable[[], None] = lambda: None,
     ) -> None:
-        self.function, self.recorder, self.fallback, self.state = function, recorder, fallback, state
+        self.function, self.recorder, self.fallback = function, recorder, fallback
+        self.state, self.forget = state, forget
+        self.graphs = 0  # shapes that are recorded
         self._slots: dict[Hashable, _Slot] = {}
-
-    @property
-    def graphs(self) -> int:
-        """Number of shapes that are recorded."""
-        return sum(slot.replay is not None for slot in self._slots.values())
 
     def __call__(self, tensors: Tensors, constants: Hashable = (), *, short: bool = False) -> bool:
         """One run. constants: numbers of the host that the function uses; short: it is one on fewer rows than most.
@@ -55,29 +54,34 @@ class Recorded:
         if recorder is None:
             self.function(tensors)
             return False
-        slot = self._slot(tensors, constants)
+        slot = None if short and not recorder.short_batches else self._slot(tensors, constants)
+        if slot is None:
+            recorder.run(lambda: self.function(tensors))
+            return False
         slot.load(tensors)
         slot.seen += 1
         if slot.replay is not None:
-            slot.replay()
-            return False
-        if slot.seen <= recorder.warm_up or (short and not recorder.short_batches) or self.graphs >= MOST:
+            return slot.replay()
+        if slot.seen <= recorder.warm_up:
             recorder.run(lambda: self.function(slot.places))
             return False
-        return self._record(recorder, slot)
+        self._record(recorder, slot)
+        return True
 
-    def _slot(self, tensors: Tensors, constants: Hashable) -> _Slot:
+    def _slot(self, tensors: Tensors, constants: Hashable) -> _Slot | None:
+        """None for a shape that finds no place any more."""
         key = (constants, *((name, t.shape, t.dtype, t.stride()) for name, t in tensors.items()))
-        if key not in self._slots:
+        if key not in self._slots and len(self._slots) < MOST:
             self._slots[key] = _Slot({name: torch.empty_like(t) for name, t in tensors.items()})
-        return self._slots[key]
+        return self._slots.get(key)
 
-    def _record(self, recorder: Recorder, slot: _Slot) -> bool:
+    def _record(self, recorder: Recorder, slot: _Slot) -> None:
         try:
-            slot.replay = recorder.record(lambda: self.function(slot.places), self.state)
+            slot.replay = recorder.record(lambda: self.function(slot.places), self.state, self.fallback)
+            self.graphs += 1
         except NotCapturable as error:
             self.recorder = None
-            self.fallback(str(error))
+            self.fallback(str(error), PLAINLY)
             if not error.ran:
-                self.function(slot.places)
-        return True
+                self.forget()
+                recorder.run(lambda: self.function(slot.places))

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pipeline.engine.captures import captured, first_line, put_right
+from pipeline.engine.fused_updates import make_compilable
 from pipeline.engine.untouched import State, untouched
 
-Body = Callable[[], None]
+Body = Callable[[], Any]
+Replay = Callable[[], bool]  # one run; tells whether time went into recording
+Fallback = Callable[[str, str], Any]  # told why a function is not recorded, and how its calls run instead
 Pixels = Callable[..., Tensor]
 INDEXING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}
+
+
+REPLAYED, COMPILED = "replayed", "compiled"
 
 
 class NotCapturable(RuntimeError):
@@ -26,10 +33,15 @@ class NotCapturable(RuntimeError):
         self.ran = ran
 
 
+def untold(reason: str, instead: str) -> None:
+    """A Fallback for whoever does not ask."""
+
+
 class Recorder(Protocol):
     """warm_up: plain runs of a function on tensors of one shape before it is recorded. short_batches, evaluations: are
-    they worth a graph?"""
+    they worth a graph? makes: what runs once something is recorded, in one word."""
 
+    makes: str
     warm_up: int
     short_batches: bool
     evaluations: bool
@@ -40,8 +52,9 @@ class Recorder(Protocol):
     def run(self, body: Body) -> None:
         """A plain run, as recording needs it."""
 
-    def record(self, body: Body, state: State) -> Body:
-        """Runs `body` once, and returns what runs it again. state: what a run changes. Raises NotCapturable."""
+    def record(self, body: Body, state: State, fallback: Fallback = untold) -> Replay:
+        """Runs `body` once, and returns what runs it again. state: what a run changes; fallback: told where a part of
+        the recording fails without which it can do. Raises NotCapturable."""
 
 
 class CudaRecorder:
@@ -51,9 +64,11 @@ class CudaRecorder:
     logs its first iterations: torch asks for eleven of them before a capture.
     """
 
+    makes = REPLAYED
     short_batches = evaluations = True
 
     def __init__(self, device: torch.device, ranks: int, compile_pixels: Callable[[Pixels], Pixels]) -> None:
+        self.device = device
         self.warm_up = 11 if ranks > 1 else 3
         self._compile_pixels = compile_pixels
         self._fused: dict[Pixels, Pixels] = {}
@@ -74,17 +89,20 @@ class CudaRecorder:
             body()
         present.wait_stream(self.stream)
 
-    def record(self, body: Body, state: State) -> Body:
-        """A capture runs nothing; the first replay is the run."""
-        graph = torch.cuda.CUDAGraph()
-        # Other threads (loaders) may allocate or copy meanwhile: only this one's calls are checked.
+    def record(self, body: Body, state: State, fallback: Fallback = untold) -> Replay:
+        """A capture runs nothing; the first replay is the run. Raises DeviceBroken where CUDA works no more."""
         try:
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-                body()
+            graph = captured(body, self.stream, self.pool)
         except RuntimeError as error:
-            raise NotCapturable(str(error).splitlines()[0], ran=False) from error
-        graph.replay()
-        return graph.replay
+            put_right(self.device, self.stream, self.pool)
+            raise NotCapturable(f"a capture failed: {first_line(error)}", ran=False) from error
+
+        def replay() -> bool:
+            graph.replay()
+            return False
+
+        replay()
+        return replay
 
 
 class FusedCapture:
@@ -94,6 +112,7 @@ class FusedCapture:
     steps on whole batches run compiled code, as the tracer's do.
     """
 
+    makes = COMPILED
     warm_up = 0
     short_batches = evaluations = False
 
@@ -108,20 +127,30 @@ class FusedCapture:
         """On the stream of the capture."""
         self.capture.run(body)
 
-    def record(self, body: Body, state: State) -> Body:
-        """See above; every call is one run of `body`."""
-        compiled = self.tracer.record(body, state)
+    def record(self, body: Body, state: State, fallback: Fallback = untold) -> Replay:
+        """See above; every call is one run of `body`. Where the capture fails, the compiled trace runs uncaptured."""
+        compiled = self.tracer.record(body, state, fallback)
         calls = [0]
-        replays: list[Body] = []
+        replays: list[Replay] = []
 
-        def run() -> None:
-            calls[0] += 1
+        def uncaptured() -> bool:
+            self.capture.run(compiled)
+            return False
+
+        def run() -> bool:
             if replays:
-                replays[0]()
-            elif calls[0] <= self.capture.warm_up:
-                self.capture.run(compiled)
-            else:
-                replays.append(self.capture.record(compiled, state))
+                return replays[0]()
+            calls[0] += 1
+            if calls[0] <= self.capture.warm_up:
+                return uncaptured()
+            try:
+                replays.append(self.capture.record(compiled, state, fallback))
+                self.makes = REPLAYED
+            except NotCapturable as error:
+                fallback(str(error), "run compiled, but are not captured")
+                replays.append(uncaptured)
+                uncaptured()
+            return True
 
         return run
 
@@ -139,6 +168,7 @@ class Tracer:
 
     def __init__(self, compile_graph: Callable[[fx.GraphModule], Callable[..., Any]] | None) -> None:
         self.compile_graph = compile_graph
+        self.makes = REPLAYED if compile_graph is None else COMPILED
         self.warm_up = 2 if compile_graph is None else 0
         self.short_batches = compile_graph is None
 
@@ -150,7 +180,7 @@ class Tracer:
         """As it is."""
         body()
 
-    def record(self, body: Body, state: State) -> Body:
+    def record(self, body: Body, state: State, fallback: Fallback = untold) -> Replay:
         """With `compile_graph`, two runs that leave no trace come first: see `untouched`."""
         if self.compile_graph is None:
             graph, inputs = self._trace(body)
@@ -159,9 +189,12 @@ class Tracer:
             body()  # brings up what the first run makes: it must not become part of the graph
         with untouched(state):
             graph, inputs = self._trace(body)
-        _describe_fused_updates()
+        make_compilable(graph)
         replay = _without_gradients(self.compile_graph(graph), inputs)
-        replay()
+        try:
+            replay()  # compiles first: what cannot be compiled has not run
+        except torch._dynamo.exc.TorchDynamoException as error:
+            raise NotCapturable(f"the step cannot be compiled: {first_line(error)}", ran=False) from error
         return replay
 
     def _trace(self, body: Body) -> tuple[fx.GraphModule, list[Tensor]]:
@@ -171,7 +204,9 @@ class Tracer:
             body()
             return []
 
-        graph = make_fx(traced)()
+        # What follows operations is kept by thread: on CUDA the backward would run in another one (as in AOTAutograd).
+        with torch.autograd.set_multithreading_enabled(False):
+            graph = make_fx(traced)()
         inputs = lifted(graph)
         looking = [str(node.target) for node in graph.graph.nodes if looks_at_values(node)]
         if looking:
@@ -179,10 +214,11 @@ class Tracer:
         return graph, inputs
 
 
-def _without_gradients(graph: Callable[..., Any], inputs: list[Tensor]) -> Body:
-    def replay() -> None:
+def _without_gradients(graph: Callable[..., Any], inputs: list[Tensor]) -> Replay:
+    def replay() -> bool:
         with torch.no_grad():
             graph(*inputs)
+        return False
 
     return replay
 
@@ -215,16 +251,3 @@ def lifted(graph: fx.GraphModule) -> list[Tensor]:
             graph.graph.erase_node(node)
     graph.recompile()
     return [tensor for _, tensor in inputs.values()]
-
-
-_library: list[torch.library.Library] = []
-
-
-def _describe_fused_updates() -> None:
-    """torch 2.13 does not say what shape _fused_sgd_ returns (none: it works in place), which compiling asks."""
-    if _library:
-        return
-    _library.append(torch.library.Library("aten", "IMPL", "Meta"))
-    for name in ("_fused_sgd_", "_fused_sgd_.tensor_lr"):
-        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
-            _library[0].impl(name, lambda *args, **keys: None)

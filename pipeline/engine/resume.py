@@ -25,6 +25,7 @@ def state_of(trainer: "Trainer") -> State:
         "position": {"done": trainer.done, "closed": trainer.closed, "steps_per_epoch": steps},
         "records": list(trainer.records[: trainer.closed]),
         "clock": {"images": trainer.clock.images, "seconds": trainer.clock.seconds},
+        "graph": trainer.take_step.graph,
         "resumed": trainer.resumed,
         "wall_seconds": trainer.wall(),
         **trainer.parts.said,
@@ -54,6 +55,7 @@ def resume(trainer: "Trainer") -> None:
         # A run that was limited has closed the epoch that it was cut in: without the limit this epoch goes on.
         trainer.closed = closed if done >= trainer.total_steps else min(closed, done // trainer.steps_per_epoch)
         trainer.resumed = state["resumed"] + 1
+        trainer.take_step.earlier = state.get("graph")
         trainer.wall_before = state["wall_seconds"]
         trainer.clock = Clock(**state["clock"])
         kept = state["records"][: trainer.closed] if "records" in state else None

@@ -1,6 +1,6 @@
 """One optimiser step: teacher, further views, student, losses, gradients over the ranks, update."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,17 +11,23 @@ from pipeline.config import TrainConfig
 from pipeline.contracts import Batch, Distiller, Mix, ModelOutput
 from pipeline.engine.gather import GlobalRows
 from pipeline.engine.optimizers import build_optimizer
-from pipeline.engine.parallel import World, as_graph, settle_buckets, unreduced, wrap_step
+from pipeline.engine.parallel import World, as_graph, forget_reduction, settle_buckets, unreduced, wrap_step
+from pipeline.engine.recorders import Body, Recorder
 from pipeline.engine.step import DistillationStep, Seen, StepOutput
 from pipeline.engine.update import Updater
 from pipeline.views import rank_slice
 
 
 class StepRunner:
-    """Owns the step module, its wrapping and the updater. `parts` as in engine/loop.py."""
+    """Owns the step module, its wrapping and the updater. `parts` as in engine/loop.py.
 
-    def __init__(self, parts: Any, config: TrainConfig, world: World) -> None:
+    recorder: on whose stream all steps run, if any: DDP's hooks belong to the stream that it is built on, and a capture
+    must not meet another one's.
+    """
+
+    def __init__(self, parts: Any, config: TrainConfig, world: World, recorder: Recorder | None = None) -> None:
         self.parts, self.config, self.world = parts, config, world
+        self.on_its_stream: Callable[[Body], object] = _at_once if recorder is None else recorder.run
         self.rows = GlobalRows(world, enabled=config.runtime.gather, slices=config.optim.accumulate)
         for module in parts.distiller.modules():
             if isinstance(module, Distiller):
@@ -38,9 +44,19 @@ class StepRunner:
             rate_on_device=as_graph(config.runtime),
         )
         # Two gradients of one forward: DDP would reduce the first one only, so these are reduced by hand.
-        self.step = self.module if self.updater.by_kind else wrap_step(self.module, config.runtime, world)
+        self.step: nn.Module = self.module
+        if not self.updater.by_kind:
+            self.on_its_stream(self._wrap)
         self.progress = torch.zeros((), device=world.device)
         self.answers: Mapping[str, ModelOutput] = {}
+
+    def _wrap(self) -> None:
+        self.step = wrap_step(self.module, self.config.runtime, self.world)
+
+    def forget(self) -> None:
+        """Drops what a step that was broken off has left behind."""
+        self.updater.forget()
+        forget_reduction(self.step)
 
     def train_mode(self) -> None:
         """Training mode, but for what the parts ask to be left in eval mode."""
@@ -114,7 +130,11 @@ class StepRunner:
             output: StepOutput = self.step(self.progress, *self.see(self.parts.distiller.main_batch(batch)))
             return output.loss
 
-        settle_buckets(self.step, run_once)
+        self.on_its_stream(lambda: settle_buckets(self.step, run_once))
+
+
+def _at_once(body: Body) -> None:
+    body()
 
 
 def frozen_parts(network: nn.Module) -> tuple[nn.Module, ...]:

@@ -19,6 +19,7 @@ def summarise(
     config: TrainConfig,
     records: list[Record],
     *,
+    graph: str,
     images_per_second: float,
     wall_seconds: float,
     parameters: int,
@@ -31,7 +32,7 @@ def summarise(
     """The content of summary.json. Accuracies in per cent on the test set; best_epoch counts from 1.
 
     added: trainable numbers that the method adds in training; kept: numbers of it that inference needs (SimKD).
-    replaced_images: images that could not be read, listed in replaced.jsonl.
+    replaced_images: images that could not be read, listed in replaced.jsonl. graph: what the steps ran as.
     """
     last, best = records[-1], best_record(records, config.select_on)
     return {
@@ -51,6 +52,7 @@ def summarise(
         "top5_best": best["test_top5"],
         "best_epoch": best["epoch"],
         "select_on": config.select_on,
+        "graph": graph,
         "images_per_second": images_per_second,
         "wall_seconds": wall_seconds,
         "parameters": parameters,

@@ -128,6 +128,13 @@ class Updater:
             self.optimizer.step()
         return bad
 
+    def forget(self) -> None:
+        """Drops gradients, and how far a step had come that was broken off."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.kinds = [[None] * len(self.parameters) for _ in range(2)]
+        if self.scaler.is_enabled():
+            self.scaler._per_optimizer_states.clear()  # else it says that step() has been called already
+
     def tensors(self) -> list[Tensor]:
         """All that an update changes besides the parameters."""
         held = [value for state in self.optimizer.state.values() for value in state.values()]

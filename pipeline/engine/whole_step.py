@@ -15,10 +15,11 @@ from pipeline.contracts import Batch, ModelOutput
 from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Meters
 from pipeline.engine.parallel import as_graph
-from pipeline.engine.recorded import Recorded
+from pipeline.engine.recorded import PLAINLY, Recorded
 from pipeline.engine.recorders import Recorder
 from pipeline.engine.runner import StepRunner
 
+OFF, FALLBACK, THEN = "off", "fallback", ", then "
 ANSWER = "answer"
 PARTS = ("logits_BK", "pooled_BD")
 
@@ -27,7 +28,8 @@ class WholeStep:
     """Takes steps with `runner`; recorder: what makes graphs, None = plain steps.
 
     A method that is not capturable, an update rule that reads the host, or a recorded teacher with slices of batches
-    (optim.accumulate) makes the steps plain ones; `note` is told so.
+    (optim.accumulate) makes the steps plain ones; `note` is told so. earlier: what the steps of
+    the run's earlier processes ran as (`graph`).
     """
 
     def __init__(
@@ -39,15 +41,46 @@ class WholeStep:
         recorder: Recorder | None,
     ) -> None:
         self.runner, self.meters, self.latch, self.note = runner, meters, latch, note
+        self.earlier: str | None = None
+        self._taken = False
+        self._reasons: list[str] = []
         reason = self._why_plain(recorder) if as_graph(runner.config.runtime) else None
         if reason:
-            self._fall_back(reason)
-        self.recorded = Recorded(self._on, None if reason else recorder, self._fall_back, self._state)
+            self._fall_back(reason, PLAINLY)
+        self.recorded = Recorded(self._on, None if reason else recorder, self._fall_back, self._state, runner.forget)
         self._batch: Batch | None = None
         self._rows = 0
 
-    def _fall_back(self, reason: str) -> None:
-        self.note(f"runtime.compile=graph: {reason}; steps run plainly")
+    def _fall_back(self, reason: str, instead: str) -> None:
+        if reason not in self._reasons:
+            self._reasons.append(reason)
+            self.note(f"runtime.compile={self.runner.config.runtime.compile}: {reason}; steps {instead}")
+
+    @property
+    def graph(self) -> str | None:
+        """What the run's steps ran as, all its processes told in turn; None while nothing is recorded yet."""
+        told = [] if self.earlier is None else self.earlier.split(THEN)
+        own = self._own_graph()
+        if own is not None and own not in told:
+            told.append(own)
+        return THEN.join(told) or None
+
+    def _own_graph(self) -> str | None:
+        recorder = self.recorded.recorder
+        if not self._taken:
+            return None
+        if not as_graph(self.runner.config.runtime):
+            return OFF
+        if self._reasons:
+            return f"{FALLBACK}: {self._reasons[0]}"
+        return recorder.makes if recorder is not None and self.recorded.graphs else None
+
+    def finish(self) -> str:
+        """`graph` at the end of the run, for its summary."""
+        if self.graph is None and as_graph(self.runner.config.runtime):
+            self._taken = True
+            self._fall_back("no batch of one shape came often enough to be recorded", "ran plainly")
+        return self.graph or OFF
 
     def _why_plain(self, recorder: Recorder | None) -> str | None:
         """Why there can be no graph, None where there can."""
@@ -64,11 +97,12 @@ class WholeStep:
 
     def __call__(self, batch: Batch, rows: int, *, number: int, steps_per_epoch: int, rate: float) -> bool:
         """Step `number` of the run, on this rank's part of a global batch of `rows`. True: it made a graph."""
+        self._taken = True
         self.runner.updater.set_lr(rate)
         self.runner.progress.fill_(number / steps_per_epoch)
         self.latch.now.fill_(number)
         if self.recorded.recorder is None:
-            self._take(batch.finished(), rows, {})
+            self.runner.on_its_stream(lambda: self._take(batch.finished(), rows, {}))
             return False
         self._batch, self._rows = batch, rows
         answers = {

@@ -36,10 +36,12 @@ class SideStream:
 
     def __init__(self, device: torch.device) -> None:
         self.stream = torch.cuda.Stream(device)
+        self._under_way = False
 
     def run(self, work: Callable[[], ModelOutput], *inputs: Tensor) -> ModelOutput:
         """Outputs must not be read before `join`."""
         present = torch.cuda.current_stream(self.stream.device)
+        self._under_way = True
         self.stream.wait_stream(present)
         with torch.cuda.stream(self.stream):
             output = work()
@@ -50,5 +52,12 @@ class SideStream:
         return output
 
     def join(self) -> None:
-        """The present stream goes on when the side one is done; the host does not wait."""
+        """The present stream goes on when the side one is done; the host does not wait.
+
+        Without work since the last time nothing is done: in a capture (the student's evaluation) waiting for a stream
+        that is not part of it is an error.
+        """
+        if not self._under_way:
+            return
+        self._under_way = False
         torch.cuda.current_stream(self.stream.device).wait_stream(self.stream)

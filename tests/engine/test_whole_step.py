@@ -1,5 +1,6 @@
 """runtime.compile=graph: a recorded step against the plain one; what cannot be recorded says so."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,7 @@ def test_a_training_of_recorded_steps(
     monkeypatch.setattr(parallel, "compile_graph", counted)
     plain = training(data, tmp_path, "plain", *more)
     assert plain == training(data, tmp_path, "graph", *more, "runtime.compile=graph") and len(replayed) == 4
+    assert json.loads((tmp_path / "graph" / "summary.json").read_text())["graph"] == "compiled"
 
 
 def test_what_looks_at_values_is_refused() -> None:

@@ -1,0 +1,76 @@
+"""CUDA's captures where they fail, simulated: what torch leaves undone, and streams that wait for each other."""
+
+import pytest
+import torch
+from fake_cuda import DEVICE, FakeCuda, Stream
+from torch import Tensor
+
+from pipeline import failures
+from pipeline.contracts import ModelOutput
+from pipeline.engine import captures
+from pipeline.engine.recorders import CudaRecorder, NotCapturable
+from pipeline.teachers.beside import SideStream
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return FakeCuda(monkeypatch)
+
+
+def forbidden() -> None:
+    raise RuntimeError("operation not permitted when stream is capturing\nsearch for it")
+
+
+def refused(cuda: FakeCuda) -> str:
+    """What is said of a capture that fails."""
+    recorder = CudaRecorder(DEVICE, 1, lambda make: make)
+    with pytest.raises(NotCapturable) as error:
+        recorder.record(forbidden, list)
+    assert not error.value.ran
+    return str(error.value)
+
+
+def test_the_reason_is_the_first_error(cuda: FakeCuda) -> None:
+    assert refused(cuda) == "a capture failed: operation not permitted when stream is capturing"
+
+
+def test_what_follows_runs_on_the_stream_of_before(cuda: FakeCuda) -> None:
+    refused(cuda)
+    assert cuda.present is cuda.default
+
+
+def test_allocator_and_random_numbers_are_told(cuda: FakeCuda) -> None:
+    refused(cuda)
+    assert cuda.ended == [(0, (0, 1))] and not cuda.going_on and not cuda.random.any()
+
+
+def test_a_device_that_does_not_compute_is_named(cuda: FakeCuda) -> None:
+    cuda.broken = True
+    recorder = CudaRecorder(DEVICE, 1, lambda make: make)
+    said = r"does not compute since \(Offset increment .*compile=off"
+    with pytest.raises(captures.DeviceBroken, match=said) as error:
+        recorder.record(forbidden, list)
+    assert failures.known(error.value) == str(error.value)  # one line, and no traceback
+
+
+def test_a_capture_that_succeeds_is_replayed_once(cuda: FakeCuda) -> None:
+    ran: list[Stream] = []
+    recorder = CudaRecorder(DEVICE, 1, lambda make: make)
+    replay = recorder.record(lambda: ran.append(cuda.present), list)
+    assert ran == [recorder.stream] and replay() is False and cuda.present is cuda.default
+
+
+def taught() -> ModelOutput:
+    return ModelOutput(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def test_a_stream_without_work_is_not_waited_for(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The student's evaluation joins, too: in a capture that is an error."""
+    monkeypatch.setattr(Tensor, "record_stream", lambda self, stream: None)
+    side = SideStream(DEVICE)
+    side.join()
+    assert cuda.default.waits == []
+    side.run(taught, torch.zeros(2))
+    side.join()
+    side.join()
+    assert cuda.default.waits == [side.stream] and side.stream.waits == [cuda.default]
