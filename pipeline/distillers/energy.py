@@ -1,4 +1,4 @@
-"""Energy of logits and its bands: what EnergyKD, EnergyDKD and HE-DA share. Kim and Suh 2023 (arXiv 2311.14334)."""
+"""Energy of logits and its bands: EnergyKD, EnergyDKD, HE-DA. Kim, Ham, Lee, Jang and Kim 2023 (arXiv 2311.14334)."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""EnergyDKD: DKD with a temperature for each sample, by its energy. Kim, Suh 2023, arXiv 2311.14334."""
+"""EnergyDKD: DKD with a temperature by energy. Kim, Ham, Lee, Jang and Kim 2023 (arXiv 2311.14334)."""
 
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""EnergyKD: a temperature for each sample, by its energy. Kim and Suh 2023 (arXiv 2311.14334)."""
+"""EnergyKD: a temperature for each sample, by its energy. Kim, Ham, Lee, Jang and Kim 2023 (arXiv 2311.14334)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Mixed images for the samples of outlying energy only. Kim and Suh 2023 (arXiv 2311.14334), HE-DA."""
+"""HE-DA: mixed images for samples of outlying energy. Kim, Ham, Lee, Jang and Kim 2023 (arXiv 2311.14334)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

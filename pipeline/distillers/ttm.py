@@ -26,8 +26,9 @@ def transformed_divergence(student_BK: Tensor, teacher_BK: Tensor, gamma: float)
 class TTM(Distiller):
     """ce_weight * cross-entropy + kd_weight * mean transformed divergence; no factor T^2.
 
-    One variant: the official code computes the published formula. The defaults are its README's example (vgg13-vgg8);
-    it publishes no other weights.
+    One variant: the official code computes the published formula. The defaults are the one example of its README, for
+    vgg13-vgg8. Temperature (1 / gamma) and weight of the other 12 pairs of its table, and of ImageNet, are listed in
+    the paper's appendix A.4, which we could not read: for those pairs the defaults are not the published ones.
     """
 
     @dataclass(frozen=True, kw_only=True)

@@ -28,8 +28,9 @@ def wttm_loss(student_BK: Tensor, teacher_BK: Tensor, gamma: float) -> Tensor:
 class WTTM(Distiller):
     """ce_weight * cross-entropy + kd_weight * wttm_loss.
 
-    One variant: the official code computes the published formula. Exponent and weight of the defaults are those that
-    its README uses beside CRD; it publishes none for WTTM alone.
+    One variant: the official code computes the published formula. The defaults are exponent and weight of the README's
+    one example with WTTM, CRD + WTTM for vgg13-vgg8. For WTTM alone the code states none; the paper's appendix A.4,
+    which we could not read, lists temperature and weight of each pair: the defaults are not those of its table.
     """
 
     @dataclass(frozen=True, kw_only=True)

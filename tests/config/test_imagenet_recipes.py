@@ -53,6 +53,8 @@ def test_the_data_set_alone() -> None:
         ("mdistiller", (512, 0.2, 100, (30, 60, 90))),
         ("simkd", (256, 0.1, 120, (30, 60, 90))),
         ("simkd_dali", (256, 0.1, 120, (30, 60, 90))),
+        ("dist", (256, 0.1, 100, (30, 60, 90))),
+        ("nkd", (256, 0.1, 100, (30, 60, 90))),
     ],
 )
 def test_plain_recipes(recipe: str, wanted: tuple[int, float, int, tuple[int, ...]]) -> None:
@@ -61,6 +63,32 @@ def test_plain_recipes(recipe: str, wanted: tuple[int, float, int, tuple[int, ..
     assert (config.optim.schedule, config.optim.gamma, config.optim.warmup_epochs) == ("multistep", 0.1, 0)
     assert (config.optim.label_smoothing, config.optim.weight_decay) == (0.0, 1e-4)
     assert config.data.ramp is None and config.student.args == {}
+
+
+def test_dist_has_nesterov_and_spares_norms() -> None:
+    """image_classification_sota, configs/strategies/distill/resnet_dist.yaml, resnet_kdt4.yaml; lib/utils/optim.py."""
+    for method in ("dist", "kd"):
+        optim = make("dataset=imagenet", f"method={method}", "recipe=dist", "pair=r34_r18").optim
+        assert (optim.nesterov, optim.decay_norm_bias, optim.weight_decay) == (True, False, 1e-4)
+    found = make("dataset=imagenet", "method=kd", "recipe=dist", "pair=r34_r18")
+    assert weights(found, "T", "ce_weight", "kd_weight") == [4, 0.9, 1]
+    found = make("dataset=imagenet", "method=dist", "pair=r34_r18")
+    assert (found.recipe, weights(found, "T", "beta", "gamma", "ce_weight", "kd_weight")) == ("dist", [1, 1, 1, 1, 2])
+    small = make("dataset=cifar100", "method=dist").optim
+    assert (small.nesterov, small.decay_norm_bias, small.weight_decay) == (False, True, 5e-4)
+
+
+def test_nkd_of_cls_kd() -> None:
+    """cls_KD, configs/_base_/schedules/imagenet_bs256.py and configs/distillers."""
+    for pair, clipped in (("r34_r18", 0), ("r50_mv1", 5)):
+        found = make("dataset=imagenet", "method=nkd", f"pair={pair}")
+        assert (found.recipe, steps(found)) == ("nkd", (256, 0.1, 100, (30, 60, 90)))
+        assert (found.optim.weight_decay, found.optim.clip_norm, found.optim.nesterov) == (1e-4, clipped, False)
+        assert weights(found, "T", "gamma", "ce_weight") == [1, 1.5, 1]
+    assert make("dataset=imagenet", "method=uskd", "pair=r50_mv1").optim.clip_norm == 0
+    for dataset, T in (("imagenet", 1), ("cifar100", 3)):
+        found = make(f"dataset={dataset}", "method=kd", "recipe=nkd")
+        assert weights(found, "T", "ce_weight", "kd_weight") == [T, 0.5, 0.5]
 
 
 def test_simkds_windows() -> None:
