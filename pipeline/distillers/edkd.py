@@ -13,6 +13,8 @@ from pipeline.distillers import DISTILLERS
 from pipeline.distillers.dkd import decouple, decoupled_rows, warm_up
 from pipeline.distillers.task import task_loss
 
+Weight = Callable[[Tensor, Tensor, float, float], Tensor]
+
 
 def confidence(logits_BK: Tensor, label_B: Tensor, T: float) -> Tensor:
     """B: the larger probability of label and not label at temperature T, in [.5, 1]."""
@@ -24,12 +26,19 @@ def rest_weight(teacher_BK: Tensor, label_B: Tensor, beta: float, T: float) -> T
     return beta * (confidence(teacher_BK, label_B, T) - 1).exp()
 
 
+def target_weight(teacher_BK: Tensor, label_B: Tensor, beta: float, T: float) -> Tensor:
+    """B: beta * exp(p - 1), p the teacher's probability of the label at temperature T: between .37 and 1 times beta."""
+    return beta * (torch.sigmoid(decouple(teacher_BK / T, label_B).margin_B) - 1).exp()
+
+
 @DISTILLERS.register("edkd")
 class EDKD(Distiller):
     """ce_weight * cross-entropy + warm-up * T^2 * mean_B (alpha * target + weight * rest).
 
-    The authors' code is the default, as its tables come from it: it takes the mean of the rest before the weight, so
-    that only the mean weight of the batch counts; `paper` weights each sample's own rest. alpha = 1 and beta = 8 are
+    The authors' code is the default, as its tables come from it: its weight looks at the larger one of the teacher's
+    probabilities of label and not label, and it takes the mean of the rest before the weight, so that only the mean
+    weight of the batch counts. `paper` is the formula that they give (the picture in their README, there is no paper):
+    beta * exp(-(1 - p)) with the probability p of the label, times each sample's own rest. alpha = 1 and beta = 8 are
     fixed in that code whatever its configuration says (1 and 10).
     """
 
@@ -45,15 +54,19 @@ class EDKD(Distiller):
 
     variants: ClassVar[Mapping[str, str]] = {
         "edkd": "mean weight of the batch times its mean rest, as the authors' code",
-        "paper": "each sample's rest by its own weight",
+        "paper": "each sample's rest by its own weight, from the teacher's probability of the label",
     }
+    revised: ClassVar[Mapping[str, str]] = {"paper": "form that weighs by the teacher's probability of the label"}
     relates_samples = True
     needs = Signal.LOGITS
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__(config, setting, variant)
-        forms: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"edkd": self._by_mean, "paper": torch.mul}
-        self.weigh = forms[self.variant]
+        forms: dict[str, tuple[Weight, Callable[[Tensor, Tensor], Tensor]]] = {
+            "edkd": (rest_weight, self._by_mean),
+            "paper": (target_weight, torch.mul),
+        }
+        self.weight, self.weigh = forms[self.variant]
 
     def _by_mean(self, weight_B: Tensor, rest_B: Tensor) -> Tensor:
         # A product of two batch means: the weight's is that of the global batch, the rest's is left to the engine.
@@ -65,7 +78,7 @@ class EDKD(Distiller):
         assert teacher is not None
         c = self.config
         target_B, rest_B = decoupled_rows(student.logits_BK, teacher.logits_BK, batch.label_B, c.T)
-        weight_B = rest_weight(teacher.logits_BK, batch.label_B, c.beta, c.T)
+        weight_B = self.weight(teacher.logits_BK, batch.label_B, c.beta, c.T)
         loss = (c.alpha * target_B + self.weigh(weight_B, rest_B)).mean() * c.T**2
         return {
             "ce": c.ce_weight * task_loss(student.logits_BK, batch),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -34,13 +34,25 @@ def factor_loss(
     return (reading(student_BCHW, p1) - reading(teacher_BCHW, p1)).abs().pow(p2).mean()
 
 
+class Form(NamedTuple):
+    """What the variants differ in. count: channels of a factor from k times the teacher's."""
+
+    paraphraser: Norm
+    translator: Norm
+    reading: Callable[..., Tensor]
+    reconstruction: Callable[[Tensor, Tensor], Tensor]
+    count: Callable[[float], int]
+
+
 @DISTILLERS.register("ft", "factor")
 class FT(Distiller):
     """First stage: the paraphraser learns to reconstruct the teacher's last map. Then ce_weight * CE + feat_weight *
     factor_loss of the translator's factor of the student's last map (+ KD), the paraphraser frozen.
 
     RepDistiller, the source of the published table and the default, compares the mean energy over channels; the paper
-    compares whole factors, and its paraphraser has batch norm.
+    compares whole factors, and its paraphraser has batch norm. The authors' released code (`original`) compares whole
+    factors too, but has no batch norm in either network, and trains the paraphraser by the absolute difference. Both
+    have a weight of their own, 500 in that code.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -59,6 +71,12 @@ class FT(Distiller):
     variants: ClassVar[Mapping[str, str]] = {
         "repdistiller": "factors as mean energy over channels; paraphraser without batch norm",
         "paper": "whole factors; paraphraser with batch norm",
+        "original": "whole factors; no batch norm, paraphraser trained by L1, as the authors' code",
+    }
+    forms_of: ClassVar[Mapping[str, Form]] = {
+        "repdistiller": Form(plain, BatchNorm, energy, F.mse_loss, int),
+        "paper": Form(BatchNorm, BatchNorm, whole, F.mse_loss, int),
+        "original": Form(plain, plain, whole, F.l1_loss, round),
     }
     needs = Signal.LOGITS | Signal.FEATURES
     student_features = True
@@ -68,13 +86,13 @@ class FT(Distiller):
         super().__init__(config, setting, variant)
         setting, shapes = teacher_shapes(setting, "ft")
         student, teacher = setting.student.features[-1][0], shapes.features[-1][0]
-        factors = int(teacher * config.k)
+        form = self.forms_of[self.variant]
+        factors = form.count(teacher * config.k)
         if factors == 0:
             raise InputError(f"ft: k={config.k} leaves nothing of the teacher's {teacher} channels")
-        norm: Norm = {"paper": BatchNorm}.get(self.variant, plain)
-        self.reading = {"paper": whole}.get(self.variant, energy)
-        self.paraphraser = Paraphraser(teacher, factors, norm).requires_grad_(False)
-        self.translator = stack_of(nn.Conv2d, [student, student, factors, factors], BatchNorm)
+        self.reading, self.reconstruction = form.reading, form.reconstruction
+        self.paraphraser = Paraphraser(teacher, factors, form.paraphraser).requires_grad_(False)
+        self.translator = stack_of(nn.Conv2d, [student, student, factors, factors], form.translator)
         self.first_stage = FirstStage(config.first_epochs, config.first_lr) if config.first_epochs else None
 
     def first_stage_modules(self) -> tuple[nn.Module, ...]:
@@ -89,7 +107,7 @@ class FT(Distiller):
 
     def first_stage_terms(self, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> dict[str, Tensor]:
         map_BCHW = teacher.features[-1]
-        return {"reconstruction": F.mse_loss(self.paraphraser(map_BCHW), map_BCHW)}
+        return {"reconstruction": self.reconstruction(self.paraphraser(map_BCHW), map_BCHW)}
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View

@@ -1,5 +1,7 @@
 """What methods on stage maps share: sizes brought together, rows of norm 1, maps before the last activation."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,11 +26,23 @@ def pool_to(map_BCHW: Tensor, height: int, width: int) -> Tensor:
     return F.adaptive_avg_pool2d(map_BCHW, (height, width))
 
 
-def to_smaller(one_BCHW: Tensor, other_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+def max_pool_to(map_BCHW: Tensor, height: int, width: int) -> Tensor:
+    """Adaptive max pooling to height x width; as in `pool_to` the plain one where the sizes divide."""
+    down, across = map_BCHW.shape[-2], map_BCHW.shape[-1]
+    if (down, across) == (height, width):
+        return map_BCHW
+    if down % height == 0 and across % width == 0:
+        return F.max_pool2d(map_BCHW, (down // height, across // width))
+    return F.adaptive_max_pool2d(map_BCHW, (height, width))
+
+
+def to_smaller(
+    one_BCHW: Tensor, other_BCHW: Tensor, pool: Callable[[Tensor, int, int], Tensor] = pool_to
+) -> tuple[Tensor, Tensor]:
     """Both maps at the size of the lower one (heights are compared, as in the published codes)."""
     if one_BCHW.shape[-2] > other_BCHW.shape[-2]:
-        return pool_to(one_BCHW, *other_BCHW.shape[-2:]), other_BCHW
-    return one_BCHW, pool_to(other_BCHW, *one_BCHW.shape[-2:])
+        return pool(one_BCHW, *other_BCHW.shape[-2:]), other_BCHW
+    return one_BCHW, pool(other_BCHW, *one_BCHW.shape[-2:])
 
 
 def unit_rows(x_BD: Tensor) -> Tensor:

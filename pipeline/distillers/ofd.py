@@ -56,9 +56,9 @@ class OFD(Distiller):
 
     Maps are those before the last ReLU of each stage, of the longer list the last ones. The margins come from the
     teacher's BN before that ReLU. The authors' code is the default; where it has no case, for maps of unlike sizes, it
-    is completed as in mdistiller: the teacher's are pooled to the student's. mdistiller computes the same of a teacher
-    that its train() leaves in training mode (batch statistics, drifting running ones), which no loss can bring about:
-    see teacher_in_train_mode. `paper` has no weights of stages, and both networks must have maps of equal size.
+    is completed as in mdistiller: the teacher's are pooled to the student's. The authors' trainers and mdistiller's
+    leave the teacher in training mode (batch statistics, drifting running ones), which the paper argues for (table 8)
+    and no loss can bring about: see teacher_in_train_mode. `paper` has no weights of stages, and wants equal sizes.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,16 @@ class OFD(Distiller):
         feat_weight: Annotated[float, Field(ge=0)] = 1e-3
 
     variants: ClassVar[Mapping[str, str]] = {
-        "original": "stages weigh 1, 1/2, 1/4 ... from the last one; teacher in eval mode",
-        "mdistiller": "as original, of a teacher in training mode",
-        "paper": "stages weigh the same, maps of equal size only",
+        "original": "stages weigh 1, 1/2, 1/4 ... from the last one; teacher in training mode",
+        "mdistiller": "as original",
+        "paper": "stages weigh the same, maps of equal size only; teacher in training mode",
+        "eval_teacher": "as original, of a teacher in eval mode: ours",
     }
-    teacher_in_train_mode: ClassVar[frozenset[str]] = frozenset({"mdistiller"})
+    revised: ClassVar[Mapping[str, str]] = {
+        "original": "form of a teacher in training mode, as the authors' trainers leave it",
+        "paper": "form of a teacher in training mode, as the paper argues for",
+    }
+    teacher_in_train_mode: ClassVar[frozenset[str]] = frozenset({"original", "mdistiller", "paper"})
     needs = Signal.LOGITS | Signal.FEATURES | Signal.WEIGHTS
     student_features = True
 

@@ -70,7 +70,7 @@ def test_who_declares_what() -> None:
         return {n: set(found) for n in NAMES if (found := getattr(DISTILLERS.get(n), declared, ()))}
 
     assert those("forms") == {"catkd": {"original", "paper"}}
-    assert those("teacher_in_train_mode") == {"ofd": {"mdistiller"}, "r2kd": {"original"}}
+    assert those("teacher_in_train_mode") == {"ofd": {"original", "mdistiller", "paper"}, "r2kd": {"original"}}
     assert those("teacher_probed") == {"fitnet": {"mdistiller"}, "vid": {"mdistiller"}}
 
 

@@ -121,6 +121,20 @@ def test_cc_paper_is_the_kernel_s_series() -> None:
     assert method.added_parameters() == 0
 
 
+def test_cc_of_torchdistill_is_the_norm_over_the_embeddings() -> None:
+    student, teacher = sides()
+    method = build("cc", "torchdistill", feat_weight=0.003, embed_dim=6)
+    u, v = method.embed_student(student.pooled_BD), method.embed_teacher(teacher.pooled_BD)
+
+    def kernel(a: Tensor, b: Tensor) -> float:
+        p = float(a @ b)
+        return math.exp(-0.8) * (1 + 0.8 * p + 0.32 * p * p)
+
+    square = sum((kernel(u[i], u[j]) - kernel(v[i], v[j])) ** 2 for i in range(5) for j in range(5))
+    assert term(method, "cc", sides()) == pytest.approx(0.003 * math.sqrt(square) / 25, rel=1e-12)
+    assert method.added_parameters() == sum(p.numel() for p in method.parameters()) > 0
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 30), (9, 8, 3)])
 def test_nst_kernel_by_either_matrix(shape: tuple[int, int, int]) -> None:
     c, d, n = shape

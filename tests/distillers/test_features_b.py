@@ -105,13 +105,14 @@ def test_finite(name: str, variant: str, kind: str) -> None:
 def test_variants_differ_where_they_say_so(name: str) -> None:
     kind = DISTILLERS.get(name)
     student, teacher = output(STUDENT, 0), teacher_for(name)
-    found: dict[str, float] = {}
+    found: dict[str, float] = {}  # the first one of equals
     for variant, meaning in kind.variants.items():
         loss = total(losses(built(name, variant), student, teacher, batch_of())).item()
         alike = [other for other, value in found.items() if abs(value - loss) < 1e-9]
         told = [other for other in found if f"as {other}" in meaning or f"as {other}," in meaning]
         assert alike == told, variant
-        found[variant] = loss
+        if not told:
+            found[variant] = loss
 
 
 @pytest.mark.parametrize(("name", "variant"), CASES)

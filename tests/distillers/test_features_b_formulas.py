@@ -1,6 +1,7 @@
 """Formulas of the second feature group against slow loops in float64."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from pipeline.distillers.ab import boundary_loss
 from pipeline.distillers.fsp import fsp_matrix, norm_gap
 from pipeline.distillers.ft import factor_loss, whole
 from pipeline.distillers.layers import BatchNorm
-from pipeline.distillers.maps import pool_to, unit_rows
+from pipeline.distillers.maps import max_pool_to, pool_to, unit_rows
 from pipeline.distillers.negatives import nce_loss
 from pipeline.distillers.ofd import ofd_margin, partial_l2
 from pipeline.distillers.reviewkd import hcl
@@ -125,8 +126,38 @@ def test_fsp_matrix_is_a_mean_over_positions() -> None:
         for w in range(2):
             wanted += small[:, :, None, h, w] * top[:, None, :, h, w] / 4
     assert torch.allclose(fsp_matrix(bottom, top), wanted, rtol=1e-12)
+    pooled = F.max_pool2d(bottom, 2).flatten(2) @ top.flatten(2).transpose(1, 2) / 4
+    assert torch.allclose(fsp_matrix(bottom, top, max_pool_to), pooled, rtol=1e-12)
     gap = norm_gap(wanted, 2 * wanted).item()
     assert gap == pytest.approx(sum(float(x) ** 2 for x in wanted.flatten()) / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("size", [4, 3])
+def test_fsp_of_the_paper_pools_by_max_and_sums(size: int) -> None:
+    """Against a loop over entries; 8 pixels to 3 are windows that overlap."""
+    shapes = STUDENT._replace(features=((3, 8, 8), (2, 8, 8), (4, size, size)))
+    method, student, teacher = built("fsp", "paper", student=shapes), output(shapes, 0), stopped(output(shapes, 1))
+    student, teacher = (
+        o._replace(features=tuple(normal(2, *f, seed=s) for f in shapes.features))
+        for o, s in ((student, 2), (teacher, 3))
+    )
+
+    def matrix(bottom: Tensor, top: Tensor) -> Tensor:
+        small = top.shape[-1]
+        cuts = [(i * 8 // small, -(-(i + 1) * 8 // small)) if small < 8 else (i, i + 1) for i in range(small)]
+        found = torch.zeros(len(bottom), len(top), dtype=torch.float64)
+        for c, e, h, w in torch.cartesian_prod(*(torch.arange(n) for n in (*found.shape, small, small))).tolist():
+            window = bottom[c, slice(*cuts[h]), slice(*cuts[w])]
+            found[c, e] += max(window.flatten().tolist()) * top[e, h, w] / small**2
+        return found
+
+    wanted = sum(
+        (matrix(s[b], s2[b]) - matrix(t[b], t2[b])).square().sum().item() / 2
+        for b in range(2)
+        for (s, s2), (t, t2) in zip(pairwise(student.features), pairwise(teacher.features), strict=True)
+    )
+    found = method.first_stage_terms(student, teacher, batch_of())["fsp"]
+    assert found.item() == pytest.approx(wanted, rel=1e-12)
 
 
 def test_factor_of_the_paper_is_whole() -> None:
@@ -136,6 +167,23 @@ def test_factor_of_the_paper_is_whole() -> None:
     for s, t in zip(small, teacher.flatten(1), strict=True):
         wanted += sum(abs(a / s.norm() - b / t.norm()).item() for a, b in zip(s, t, strict=True)) / 24
     assert factor_loss(student, teacher, reading=whole).item() == pytest.approx(wanted, rel=1e-12)
+
+
+def test_ft_of_the_authors_code_has_no_batch_norm_and_learns_by_absolute_differences() -> None:
+    method, student, teacher = built("ft", "original", config={"k": 0.6}), output(STUDENT, 0), output(TEACHER, 1)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in method.modules())
+    kinds = [type(m) for m in method.paraphraser.decoder]
+    assert kinds[::3] == [nn.ConvTranspose2d] * 3 and kinds[2::3] == [nn.LeakyReLU] * 3
+    widths = [m.out_channels for m in (*method.paraphraser.encoder[::3], *method.translator[::3])]
+    assert widths == [6, 4, 4, 4, 4, 4]  # round(.6 * 6)
+    map_BCHW = teacher.features[-1].detach()
+    found = method.first_stage_terms(student, stopped(teacher), batch_of())["reconstruction"].item()
+    gap = method.paraphraser.decoder(method.paraphraser.encoder(map_BCHW)) - map_BCHW
+    assert found == pytest.approx(sum(abs(x) for x in gap.flatten().tolist()) / gap.numel(), rel=1e-12)
+    term = method(student, stopped(teacher), batch_of(), torch.tensor(0.0))["ft"].item()
+    s, t = method.translator(student.features[-1]).flatten(1), method.paraphraser.encoder(map_BCHW).flatten(1)
+    rows = [abs(a / a.norm() - b / b.norm()).sum().item() for a, b in zip(s, t, strict=True)]
+    assert term == pytest.approx(200 * sum(rows) / s.numel(), rel=1e-12)
 
 
 def test_a_frozen_paraphraser_keeps_its_statistics() -> None:

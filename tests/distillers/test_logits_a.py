@@ -94,13 +94,12 @@ def test_warm_up_counts_epochs_from_one() -> None:
     assert found == [0.05, 0.05, 0.1, 0.95, 1.0, 1.0]
 
 
-def test_edkd_of_the_paper_weights_each_sample() -> None:
+def test_edkd_of_the_paper_weights_each_sample_by_its_target_s_probability() -> None:
     student, teacher, label = example()
     wanted = 0.0
     for s, t, y in zip(student.tolist(), teacher.tolist(), label.tolist(), strict=True):
         target, rest = naive_dkd(s, t, y, 4)
-        p = softmax(t, 4)[y]
-        wanted += 16 * (target + 8 * math.exp(max(p, 1 - p) - 1) * rest) / BATCH
+        wanted += 16 * (target + 8 * math.exp(-(1 - softmax(t, 4)[y])) * rest) / BATCH
     terms = losses(built("edkd", "paper", warmup=1), student, teacher, label)
     assert terms["kd"].item() == pytest.approx(wanted, rel=1e-12)
 

@@ -92,7 +92,7 @@ def test_batch_statistics_are_not_folded() -> None:
     paper = teacher_of("r2kd", "variant=paper")
     assert norms(paper.running) == norms(paper.pruned) == 0
     with pytest.raises(InputError, match="fold=on: method ofd runs its teacher on the statistics"):
-        teacher_of("ofd", "variant=mdistiller", "teacher.fold=on")
+        teacher_of("ofd", "teacher.fold=on")
 
 
 def test_a_folded_pruned_teacher_is_the_pruned_teacher() -> None:
