@@ -21,7 +21,7 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
 from pipeline.loaders.ahead import MadeAhead, fitted, without_resize
 from pipeline.loaders.chain import Chain
-from pipeline.loaders.epochs import EpochLoader, Reads
+from pipeline.loaders.epochs import Epoch, EpochLoader, Reads
 from pipeline.loaders.host import Task
 from pipeline.loaders.packed import pack
 from pipeline.loaders.pixels import fit
@@ -34,10 +34,12 @@ BLOCK = 256  # images copied to the device at a time
 class ResidentLoader(EpochLoader):
     """Reads (and decodes) every image once. Raises InputError where the decoded images would not fit into memory."""
 
+    looks_ahead = True
+
     def __init__(self, image_set: ImageSet, plan: Plan) -> None:
         super().__init__(image_set, plan)
         self._device = torch.device(plan.device)
-        self.looks_ahead = plan.windows
+        self._crops: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # by epoch and first step, made ahead
         if plan.windows:
             packed = pack(image_set, self.index_N, plan.workers)
             self._windows = MadeAhead(packed, replace(plan, decode="exact"))
@@ -103,6 +105,19 @@ class ResidentLoader(EpochLoader):
         for made_BHWC, read in zip(make(tasks), todo.reads, strict=True):
             yield made_BHWC[read.own :].to(self._device, non_blocking=True)
 
+    def _prepare(self, epoch: int, first: int = 0) -> Epoch:
+        ready = super()._prepare(epoch, first)
+        if not self.plan.windows:
+            self._crops[epoch, first] = self._corners(ready.todo)
+        return ready
+
+    def _crops_of(self, todo: Reads) -> tuple[Tensor, Tensor]:
+        """`_corners`, from the thread that looked ahead where that has made them."""
+        for key in [key for key in list(self._crops) if key[0] < todo.epoch]:
+            self._crops.pop(key, None)
+        found = self._crops.pop((todo.epoch, todo.first), None)
+        return self._corners(todo) if found is None else found
+
     def _corners(self, todo: Reads) -> tuple[Tensor, Tensor]:
         """(position of the first pixel of each crop, 1 where it is mirrored), of the epoch."""
         plan, view = self.plan, todo.view
@@ -118,7 +133,7 @@ class ResidentLoader(EpochLoader):
         return corner_M, mirror_M
 
     def _drafts(self, todo: Reads) -> Iterator[Draft]:
-        corner_M, mirror_M = self._corners(todo)
+        corner_M, mirror_M = self._crops_of(todo)
         make = self._make
         for start, stop, _ in todo.reads:
             yield Draft(make, (corner_M[start:stop], mirror_M[start:stop]))
@@ -132,7 +147,7 @@ class ResidentLoader(EpochLoader):
         return image_BCHW if self.plan.channels_last else image_BCHW.contiguous()
 
     def _plain(self, todo: Reads) -> Iterator[Tensor]:
-        corner_M, mirror_M = self._corners(todo)
+        corner_M, mirror_M = self._crops_of(todo)
         matrix_M6 = self._matrices(todo)
         for start, stop, _ in todo.reads:
             turns = None if matrix_M6 is None else matrix_M6[start:stop]

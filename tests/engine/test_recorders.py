@@ -9,7 +9,7 @@ import mini_cifar
 import pytest
 import torch
 import torch.distributed as dist
-from recorded_steps import Side, from_the_same_state, words_for
+from recorded_steps import Side, from_the_same_state, trajectories, words_for
 from torch import Tensor, fx, nn
 
 from pipeline.config import OptimConfig, RuntimeConfig
@@ -208,10 +208,16 @@ def test_updates_compiled_by_inductor(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_step_with_adamw_compiled_by_inductor(data: Path) -> None:
-    tracer = Tracer(parallel.compile_graph)
-    gaps, side = from_the_same_state(words_for(data, "kd", "optim.name=adamw", "optim.lr=0.001"), tracer, 6)
-    assert max(gaps) < 2e-3 and side.take.recorded.graphs == 1 and side.take.graph == "compiled"
+def test_steps_with_adamw_compiled_by_inductor(data: Path) -> None:
+    """float64: the first update is the gradient's sign, in float32 that of rounding where the gradient is 0."""
+    compiled = []
+
+    def counted(graph: fx.GraphModule) -> Callable[..., object]:
+        compiled.append(graph)
+        return parallel.compile_graph(graph)
+
+    gap = trajectories(words_for(data, "kd", "optim.name=adamw", "optim.lr=0.001"), Tracer(counted), 6)
+    assert gap < 1e-7 and len(compiled) == 1
 
 
 def test_what_cannot_be_compiled_runs_plainly() -> None:

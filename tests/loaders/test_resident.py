@@ -57,3 +57,19 @@ def test_gather_window_mirror_and_normalise_are_one_kernel() -> None:
         found = batch.finished(compile_pixels)
     assert metrics.generated_kernel_count == 1
     assert torch.equal(found.image_BCHW, batch.finished().image_BCHW)
+
+
+def test_the_next_epoch_is_laid_out_while_this_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Order and crops: half a tenth of a second at 50,000 images, in which nothing would run between epochs."""
+    ahead, alone = (LOADERS.get("resident")(colour_set(23), PLAN) for _ in range(2))
+    batches = iter(ahead)
+    next(batches)
+    ready = ahead._ahead[1].result().todo
+    assert (ready.epoch, ready.first) == (1, 0) and (1, 0) in ahead._crops
+    list(batches)
+    monkeypatch.setattr(ahead, "_corners", None)  # nothing is left to compute
+    alone.set_epoch(1)
+    for a, b in zip(ahead, alone, strict=True):
+        assert torch.equal(a.image_BCHW, b.image_BCHW) and torch.equal(a.index_B, b.index_B)
+        monkeypatch.undo()  # but for the epoch after it
+    assert set(ahead._crops) <= {(2, 0)}
