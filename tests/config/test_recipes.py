@@ -189,6 +189,15 @@ def test_srrl_forms() -> None:
     assert make(IMAGENET, "method=srrl", "recipe=simkd").variant == "default"
 
 
+def test_ttm_has_the_weights_of_its_readme() -> None:
+    """vgg13-vgg8: --ttm_l .1 -r 1 -b 45; crd -b .8 --add wttm -a 4 --ttm_l .2. No other pair is stated."""
+    found = cifar("method=ttm", "pair=vgg13-vgg8")
+    assert (found.recipe, weights(found, "gamma", "ce_weight", "kd_weight")) == ("repdistiller", [0.1, 1, 45])
+    both = cifar("method=wttm+crd", "pair=vgg13-vgg8").method_args
+    assert [both["wttm"][name] for name in ("gamma", "ce_weight", "kd_weight")] == [0.2, 1, 4]
+    assert [both["crd"][name] for name in ("feat_weight", "kd_weight")] == [0.8, 0]
+
+
 def test_ctkd_loops() -> None:
     assert weights(cifar("method=ctkd"), "decay_loops") == [10]
     assert weights(make(IMAGENET, "method=ctkd"), "decay_loops") == [5]

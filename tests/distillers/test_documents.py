@@ -10,9 +10,42 @@ from pipeline.config.schema import EvaluateConfig, ExportConfig, TrainConfig
 from pipeline.contracts import Signal
 from pipeline.distillers import DISTILLERS
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
 NAMES = DISTILLERS.names()
 NEEDS = {"logits": Signal.LOGITS, "pooled": Signal.POOLED, "maps": Signal.FEATURES, "weights": Signal.WEIGHTS}
+# Authors of the papers by arXiv number, at least as many as the shortest mention names.
+AUTHORS = {
+    "1412.6550": "Romero",
+    "1503.02531": "Hinton",
+    "1612.03928": "Zagoruyko and Komodakis",
+    "1707.01219": "Huang and Wang",
+    "1802.04977": "Kim",
+    "1803.10837": "Passalis and Tefas",
+    "1807.06819": "Lee",
+    "1811.03233": "Heo",
+    "1904.01802": "Peng",
+    "1904.01866": "Heo",
+    "1904.05068": "Park",
+    "1904.05835": "Ahn",
+    "1907.09682": "Tung and Mori",
+    "1910.10699": "Tian",
+    "2005.00727": "Passalis",
+    "2012.02909": "Wang",
+    "2012.03236": "Chen",
+    "2104.09044": "Chen",
+    "2106.05237": "Beyer",
+    "2203.08679": "Zhao",
+    "2203.14001": "Chen",
+    "2205.10536": "Huang",
+    "2211.16231": "Li",
+    "2303.13005": "Yang",
+    "2307.08436": "Zhao",
+    "2311.13934": "Kim",
+    "2311.14334": "Kim, Ham, Lee, Jang and Kim",
+    "2402.11148": "Zheng and Yang",
+    "2403.01427": "Sun",
+}
 
 
 def quoted(cell: str) -> list[str]:
@@ -47,6 +80,20 @@ def test_a_row_says_what_the_class_says(name: str) -> None:
     for word in words - {"r", "t"}:
         wanted |= NEEDS[word]
     assert wanted == kind.needs
+
+
+def test_papers_have_their_authors() -> None:
+    folders = ((ROOT / "pipeline/distillers", "*.py"), (ROOT / "configs/method", "*.yaml"), (DOCS, "methods.md"))
+    seen = set()
+    for folder, pattern in folders:
+        for file in sorted(folder.glob(pattern)):
+            for line in file.read_text().splitlines():
+                for number in re.findall(r"\b\d{4}\.\d{4,5}\b", line):
+                    named = re.search(r"([A-Z][\w, ]+?)(?: et al\.)? (?:19|20)\d\d\b[^|.]*" + re.escape(number), line)
+                    if number in AUTHORS and named:
+                        seen.add(number)
+                        assert AUTHORS[number] in named[1], (file.name, line)
+    assert AUTHORS.keys() == seen
 
 
 def keys_of(section: type[Section], prefix: str = "") -> set[str]:
