@@ -112,6 +112,8 @@ def test_imagenet(pair: str, dataset: str) -> None:
     assert weights(of("mlkd"), "T", *LOSS) == [1, 0.5, 0.5]
     for recipe in ("mlkd", "lskd", "mdistiller", "dot", "catkd"):
         assert steps(of("mlkd", f"recipe={recipe}")) == (512, rate, 100, THERE)
+    assert steps(of("crd", "recipe=mlkd")) == steps(of("reviewkd", "recipe=mlkd")) == (256, 0.1, 100, THERE)
+    assert steps(of("ofd", "recipe=mlkd")) == (128, 0.05, 100, THERE)
     assert {c.optim.weight_decay for c in (kd, dkd, mlkd, ctkd)} == {1e-4}
 
 

@@ -52,6 +52,15 @@ def test_a_plain_command_is_the_cell(table: str, method: str) -> None:
         assert inside and composed(recipe_words(figure)) == plain and plain.recipe == "lskd"
 
 
+def test_dkd_with_a_learned_temperature_is_the_command_of_ctkds_script() -> None:
+    """scripts/run_imagenet_distill.sh: -r 1 -a 0 -b 1 --dkd_alpha 1 --dkd_beta 1."""
+    figure, _ = cell(read_published(), "ctkd_imagenet", "DKD + CTKD/r34_r18")
+    config = composed(recipe_words(figure))
+    wanted = {"ce_weight": 1, "kd_weight": 0, "dkd_alpha": 1, "dkd_beta": 1, "t_start": 1, "t_range": 20}
+    assert config.method_args.items() >= wanted.items() and config.method_args["decay_loops"] == 5
+    assert (config.data.batch_size, config.optim.lr, config.optim.epochs) == (256, 0.1, 120)
+
+
 def test_a_tiny_cell_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = mini_cifar.write(tmp_path / "data", train=32, test=10)
     tiny = [f"data.root={root}", "data.batch_size=16", "optim.epochs=1", "run.limit_steps=1", "runtime.threads=1"]
