@@ -44,7 +44,7 @@ class Side:
             self.parts.distiller.double()
             for module in (m for m in vars(self.parts.teacher).values() if isinstance(m, nn.Module)):
                 module.double()
-        self.runner = StepRunner(self.parts, config, world)
+        self.runner = StepRunner(self.parts, config, world, recorder)
         self.meters, self.latch = Meters(device), Latch(device, config.data.batch_size)
         self.notes: list[str] = []
         self.take = WholeStep(self.runner, self.meters, self.latch, self.notes.append, recorder)
