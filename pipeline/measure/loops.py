@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -38,6 +39,21 @@ class Undisturbed(Interrupts):
 
     def awaited(self, batches: Iterable[T]) -> Iterator[T]:
         return iter(batches)
+
+
+class OnlyNotes(Reporter):
+    """Tells on stderr what a figure must not hide: steps that run otherwise than was asked (runtime.compile=graph)."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(leader=False)
+        self.told = world.leader
+
+    def note(self, text: str) -> None:
+        if self.told:
+            print(text, file=sys.stderr, flush=True)
+
+    def figures(self, *_: object) -> None:
+        """Those are the benchmark's."""
 
 
 class ReadyLoader:
@@ -136,7 +152,7 @@ def trainer_of(config: BenchmarkConfig, world: World, parts: Parts, folder: Path
     """Our training loop, ready to take steps. parts: as of `built`."""
     run = RunDir(folder)
     run.checkpoints.folder.mkdir(parents=True)
-    trainer = Trainer(parts, config, world, run, Reporter(leader=False))
+    trainer = Trainer(parts, config, world, run, OnlyNotes(world))
     trainer.runner.settle()
     return trainer
 

@@ -12,12 +12,15 @@ import torch
 from mini_sets import colour_set
 from PIL import Image
 
+from pipeline.assemble import ALIASES, NAMES
+from pipeline.config import compose
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS, FileSet
 from pipeline.deployment.inference import count_flops
+from pipeline.distillers import DISTILLERS
 from pipeline.engine.parallel import World
 from pipeline.loaders.plan import Plan
-from pipeline.measure import candidates, decode, device
+from pipeline.measure import candidates, decode, device, loops
 from pipeline.measure.keys import BenchmarkConfig, with_defaults
 from pipeline.measure.material import part_of
 from pipeline.measure.rounds import cpu_seconds, interleaved, summary, with_ratios
@@ -189,3 +192,15 @@ def test_the_yardstick_says_what_it_cannot_read(tmp_path: Path) -> None:
     world = World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
     with pytest.raises(InputError, match=r"(?i)torchvision's ImageFolder cannot read the set: .*truncated"):
         yardstick(BenchmarkConfig(dataset="folder", data=data), images, world)
+
+
+def test_a_row_says_where_its_steps_run_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = ["teacher.model=resnet8", "teacher.checkpoint=none", "student.model=resnet8", "method=heda"]
+    words = ["dataset=synthetic", *pair, "runtime.device=cpu", "runtime.compile=graph"]
+    config = compose(
+        BenchmarkConfig, words, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
+    )
+    world = World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
+    loops.trainer_of(config, world, loops.built(config, world), tmp_path / "run")
+    out, err = capsys.readouterr()
+    assert err == "runtime.compile=graph: method heda reads values on the host; steps run plainly\n" and out == ""
