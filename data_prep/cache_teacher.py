@@ -72,12 +72,13 @@ class CacheTeacherConfig(TrainConfig):
 
 
 class Source(NamedTuple):
-    """What is run for a cache: one rank's training loader, and the teacher. steps: batches of a view."""
+    """What is run for a cache: one rank's training loader, and the teacher. tf32: where it runs in it (off ...)."""
 
     teacher: TeacherSource
     loader: Loader
     streams: dict[str, Stream]
     images: ImageSet
+    tf32: str
 
     @property
     def steps(self) -> int:
@@ -128,7 +129,7 @@ def open_source(config: TrainConfig, world: World) -> Source:
         batch_size=data.batch_size if mixed else CHUNK,
         order=data.order if mixed else "sequential",
     )
-    return Source(teacher, loader_maker(data)(images, plan), streams, images)
+    return Source(teacher, loader_maker(data)(images, plan), streams, images, world.tf32)
 
 
 def outputs(source: Source, batch: Batch, pooled: bool) -> Iterator[tuple[tuple[str, str], Tensor]]:
@@ -181,6 +182,7 @@ def identity(config: TrainConfig, source: Source) -> dict[str, object]:
         images=source.images,
         loader=source.loader,
         streams=source.streams,
+        tf32=source.tf32,
     )
 
 

@@ -33,7 +33,7 @@ from pipeline.contracts import InputError
 from pipeline.engine import parallel
 from pipeline.teachers.cache_format import Manifest, check_sum, differences
 from pipeline.teachers.cache_reader import CacheReader
-from pipeline.teachers.codecs import errors
+from pipeline.teachers.codecs import errors, rounding
 
 OWN = {"records": 1024, "seed": 0}
 
@@ -76,8 +76,8 @@ def sample(source: Source, reader: CacheReader, records: int, seed: int) -> dict
     return pairs
 
 
-def report(manifest: Manifest, pairs: dict[tuple[str, str], list[Tensor]]) -> bool:
-    """Prints a line for each array. True when all are within their bounds."""
+def report(manifest: Manifest, pairs: dict[tuple[str, str], list[Tensor]], tf32: str) -> bool:
+    """Prints a line for each array. True when all are within their bounds. tf32: where the live teacher ran in it."""
     fine = True
     for stream, kind, codec, _ in manifest.layout.arrays():
         if (stream, kind) not in pairs:
@@ -85,7 +85,7 @@ def report(manifest: Manifest, pairs: dict[tuple[str, str], list[Tensor]]) -> bo
                 f"the teacher shows no view called {stream!r}: give the method that the cache was made for"
             )
         found_BK, wanted_BK = torch.cat(pairs[stream, kind], dim=1)
-        gap, share = errors(found_BK, wanted_BK, codec, manifest.amp)
+        gap, share = errors(found_BK, wanted_BK, codec, rounding(manifest.amp, manifest.tf32, tf32))
         text = f"{stream or 'ordinary'} {kind}: {len(found_BK)} records, max |dz| {gap:.3g} ({share:.3g} of the bound)"
         if kind == "logits":
             agree = (found_BK.argmax(1) == wanted_BK.argmax(1)).double().mean().item()
@@ -129,7 +129,7 @@ def main(argv: list[str]) -> None:
             raise InputError(f"{folder} is of {reader.layout.samples} images, the data set has {len(source.images)}")
         for line in differences(reader.manifest.identity, identity(config, source)):
             print(f"warning: {line}")
-        if not report(reader.manifest, sample(source, reader, own["records"], own["seed"])):
+        if not report(reader.manifest, sample(source, reader, own["records"], own["seed"]), world.tf32):
             raise NotEqual(f"{folder} is not what this teacher gives")
 
 

@@ -20,9 +20,9 @@ from pipeline.datasets import DATASETS, FileSet, ImageSet
 from pipeline.datasets.image_set import check_classes
 from pipeline.datasets.replacing import ReplacingSet
 from pipeline.distillers import DISTILLERS
-from pipeline.engine.loop import Parts
 from pipeline.engine.optimizers import OPTIMIZERS
 from pipeline.engine.parallel import World, autocast_factory, prepare_student
+from pipeline.engine.parts import Parts
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 from pipeline.methods import (

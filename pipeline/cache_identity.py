@@ -76,10 +76,12 @@ def identity_of(
     images: ImageSet,
     loader: Loader,
     streams: Mapping[str, Stream],
+    tf32: str | None,
 ) -> dict[str, Any]:
     """source: live or pruned; network: the teacher, None where the run has no weights of it to compare.
 
-    loader: of the training set. Numbers are as JSON gives them back.
+    loader: of the training set. tf32: in force, None where records made with it will do, and without it. Numbers are as
+    JSON gives them back.
     """
     data = config.data
     keys = data.model_dump(mode="json")
@@ -98,6 +100,6 @@ def identity_of(
         "data": law | {"seed": data.seed, "mean": list(data.mean), "std": list(data.std)},
         "law": {"version": views.VERSION},
         "pixels": loader.pixels,
-        "precision": precision_of(config),
+        "precision": precision_of(config) | ({} if tf32 is None else {"tf32": tf32}),
         "streams": {name: _stream(stream, config) for name, stream in sorted(streams.items())},
     }

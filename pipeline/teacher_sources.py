@@ -71,6 +71,7 @@ def build_cached(config: TrainConfig, ask: Ask) -> CachedTeacher:
         on_device={"auto": None, "on": True, "off": False}[teacher.cache_on_device],
         keeps_live=any(kind.chooses_images for kind in method_kinds(config).values()),
         pooled=Signal.POOLED in ask.needs,
+        tf32=ask.world.tf32,
     )
     layout = source.reader.layout
     if layout.classes != ask.num_classes:
@@ -93,7 +94,8 @@ def accept_cache(
         raise InputError(f"data.loader={config.data.loader} cannot show the views of a cache again")
     source = config.teacher.cached_from
     found = {"source": source, "network": teacher.network, "images": images, "loader": loader, "streams": streams}
-    teacher.accept(identity_of(config, **found))
+    tf32 = "off" if config.runtime.tf32 == "off" else None  # asked for: no record may be rounded to it either
+    teacher.accept(identity_of(config, **found, tf32=tf32))
 
 
 def build_live(config: TrainConfig, ask: Ask, source: str) -> TeacherSource:

@@ -28,11 +28,12 @@ from pipeline.config import TrainConfig, compose, describe
 from pipeline.contracts import InputError
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
-from pipeline.engine import interrupts, parallel
+from pipeline.engine import interrupts, parallel, tf32
 from pipeline.engine.earlier import as_recorded
 from pipeline.engine.latch import NonFiniteLoss
-from pipeline.engine.loop import CheckpointNotWritten, Parts, Trainer
+from pipeline.engine.loop import CheckpointNotWritten, Trainer
 from pipeline.engine.parallel import World
+from pipeline.engine.parts import Parts
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import RunDir
 from pipeline.engine.seeds import Outcome, prepare_to_fork, share_out, train_together
@@ -84,6 +85,7 @@ def header(config: TrainConfig, parts: Parts, world: World, train_images: int) -
         f"student {config.student.model} {parameters:,} parameters, seed {config.seed}",
         f"batch {config.data.batch_size} over {world.ranks} rank(s) = {rows:g} each on {world.device.type}, "
         f"lr {config.optim.lr:g}, {config.optim.epochs} epochs of {len(parts.train)} steps",
+        tf32.header(config.runtime, world.device, world.tf32),
     ]
     taught = parts.teacher.network
     if taught is not None:

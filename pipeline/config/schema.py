@@ -59,6 +59,9 @@ class OptimConfig(Section):
 class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = key("auto", "auto = cuda where there is one")
     amp: Literal["off", "bf16", "fp16"] = key("off", "autocast; losses stay float32")
+    tf32: Literal["auto", "on", "off"] = key(
+        "auto", "TF32 on CUDA: on = convolutions and matrix products, off, auto = convolutions only, as torch does"
+    )
     compile: Literal["off", "default", "max", "graph", "graph_fused"] = key(
         "off", "torch.compile of the modules (default, max), or the whole step as one graph (fused: compiled, too)"
     )

@@ -4,20 +4,19 @@ import contextlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
 import torch
-from torch import nn
 
 from pipeline.config import TrainConfig
-from pipeline.contracts import Batch, Distiller, Loader, TeacherSource
+from pipeline.contracts import Batch, Distiller
 from pipeline.engine.evaluate import Evaluation, Score, predicting
 from pipeline.engine.interrupts import Interrupted, Interrupts, Stopped
 from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Clock, Meters
 from pipeline.engine.parallel import World, recorder_for
+from pipeline.engine.parts import Parts
 from pipeline.engine.recorders import Recorder
 from pipeline.engine.records import Record
 from pipeline.engine.replaced import ReplacedImages
@@ -36,29 +35,6 @@ PREDICTOR = "predictor."
 
 class CheckpointNotWritten(RuntimeError):
     """The disk refused a file of the run (full, gone); the last good checkpoint stands."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What a training is made of.
-
-    evaluations: loaders by name; 'test' is always there, 'val' with data.val_split. still: modules of the student that
-    stay in eval mode. description: what the run's files say of its network (pipeline/description.py).
-    """
-
-    student: nn.Module
-    distiller: Distiller
-    teacher: TeacherSource
-    train: Loader
-    evaluations: dict[str, Loader]
-    autocast: Callable[[], AbstractContextManager[object]]
-    still: tuple[nn.Module, ...] = ()
-    description: dict[str, Any] | None = None
-
-    @property
-    def said(self) -> dict[str, Any]:
-        """The description as an entry of a file; {} where there is none."""
-        return {} if self.description is None else {"description": self.description}
 
 
 def predictor_state(distiller: Distiller) -> dict[str, torch.Tensor]:
@@ -174,19 +150,32 @@ class Trainer:
         run = self.config.run
         in_epoch = self.done - self.closed * self.steps_per_epoch
         self.clock.step_done(self._rows_of(in_epoch - 1))
+        if not self.clock.counts:  # the device does not carry what was left out into what counts
+            self.world.wait()
+            self.clock.resume()
         self.reporter.step_done()
         if self.done % run.log_every == 0:
-            self.latch.check(self.world)
-            figures = self.meters.read(self.world) | self.clock.epoch_figures()
+            figures = self._figures()
             left = (self.total_steps - self.done) * self.config.data.batch_size
             speed = figures["images_per_second"] or float("inf")
             self.reporter.figures(self.closed + 1, self.epochs, in_epoch, self.steps_per_epoch, figures, left / speed)
         wish = interrupts.poll()
-        if not wish and run.checkpoint_steps and self.done % run.checkpoint_steps == 0:
-            self._save_last(interrupts)
-            self.clock.resume()
+        due = not wish and run.checkpoint_steps and self.done % run.checkpoint_steps == 0
+        if wish or due:
+            self.world.wait()
+        self.clock.computed(behind=self.world.behind)
         if wish:
             raise Stopped(wish)
+        if due:
+            self._save_last(interrupts)
+            self.clock.resume()
+
+    def _figures(self) -> dict[str, Any]:
+        """Meters and clock of the epoch so far, read from the device. Raises NonFiniteLoss."""
+        self.latch.check(self.world)
+        figures = self.meters.read(self.world)
+        self.clock.computed()
+        return figures | self.clock.epoch_figures()
 
     def _save_and_stop(self, number: int, interrupts: Interrupts) -> NoReturn:
         """The answer to a signal: a checkpoint, where it holds more than the last one, and the end."""
@@ -200,10 +189,10 @@ class Trainer:
 
     def _close_epoch(self, interrupts: Interrupts) -> Record:
         """Evaluates and records. A signal in between leaves the epoch open, for a resumed run to close."""
-        self.latch.check(self.world)
         epoch = self.closed + 1
         lr = learning_rate(self.config.optim, self.done - 1, self.steps_per_epoch)
-        figures = self.meters.read(self.world) | self.clock.epoch_figures()
+        figures = self._figures()
+        self.clock.pause()
         evaluated = epoch % self.config.run.eval_every == 0 or epoch == self.epochs
         with self._inference():
             scores = {
@@ -259,6 +248,7 @@ class Trainer:
             resumed=self.resumed,
             steps=self.done,
             replaced_images=len(self.replaced),
+            tf32=self.world.tf32,
         )
         with self._inference():
             state = self.parts.student.state_dict() | predictor_state(self.parts.distiller)

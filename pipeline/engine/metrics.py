@@ -58,10 +58,11 @@ class Meters:
 
 
 class Clock:
-    """Seconds and images of training steps, and the share of them spent waiting for data.
+    """Seconds and images of training steps, and the share of them that the host waits for data.
 
-    The first five steps of a process (start-up, compilation) are left out, as is all that lies before a `resume`
-    (evaluation, checkpoints). Asynchronous devices are in step with the host whenever meters are read.
+    Left out are the first five steps of a process (start-up, compilation), steps in which something was compiled, and
+    all that lies between `pause` and `resume` (evaluation, checkpoints). A CUDA device is behind the host: what it
+    still has to do is computing, not a wait for data, and is known when a read has waited for it (`computed`).
     """
 
     WARM_UP = 5
@@ -70,18 +71,27 @@ class Clock:
         self.images, self.seconds = images, seconds
         self.steps = 0
         self.waited = 0.0
+        self.counts = False  # whether the last step did
         self._left_out = False
-        self._epoch = (images, seconds, 0.0)
+        self._epoch = self._known = (images, seconds, 0.0)
         self._last = time.perf_counter()
+
+    @property
+    def _now(self) -> tuple[int, float, float]:
+        return self.images, self.seconds, self.waited
 
     def start_epoch(self) -> None:
         """Per-epoch figures count from here."""
-        self._epoch = (self.images, self.seconds, self.waited)
+        self._epoch = self._known = self._now
         self.resume()
 
     def resume(self) -> None:
         """Time runs again."""
         self._last = time.perf_counter()
+
+    def pause(self) -> None:
+        """Nothing counts before the next step."""
+        self.counts = False
 
     def data_arrived(self) -> None:
         """The loader has given a batch."""
@@ -93,13 +103,29 @@ class Clock:
         self._left_out = True
 
     def step_done(self, images: int) -> None:
-        """One global batch of `images` is through."""
+        """One global batch of `images` is through, as far as the host is concerned."""
         now = time.perf_counter()
-        if self.steps >= self.WARM_UP and not self._left_out:
+        self.counts = self.steps >= self.WARM_UP and not self._left_out
+        if self.counts:
             self.images += images
             self.seconds += now - self._last
+        elif self._left_out:
+            # A capture waits for the device: what steps before it left to do is hidden in its time. They go with it.
+            self.images, self.seconds, self.waited = self._known
         self.steps += 1
         self._left_out = False
+        self._last = now
+
+    def computed(self, *, behind: bool = False) -> None:
+        """What has passed since the step, on the host or in waiting for the device, belongs to it.
+
+        behind: the device may still have something to do.
+        """
+        now = time.perf_counter()
+        if self.counts:
+            self.seconds += now - self._last
+        if not behind:
+            self._known = self._now
         self._last = now
 
     @property

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from pipeline import meeting, peers
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import InputError, NotWritten
+from pipeline.engine import tf32
 from pipeline.engine.recorders import CudaRecorder, FusedCapture, Recorder, Tracer
 from pipeline.engine.sync_bn import with_global_statistics
 
@@ -34,7 +35,7 @@ class World:
     """This process among the ranks.
 
     side: gloo group for small host-side messages; rows: group in which methods gather batches, apart from DDP's, whose
-    buckets travel at the same time. Both None on one rank.
+    buckets travel at the same time. Both None on one rank. tf32: what is in force, see engine/tf32.py.
     """
 
     rank: int
@@ -42,11 +43,22 @@ class World:
     device: torch.device
     side: dist.ProcessGroup | None
     rows: dist.ProcessGroup | None = None
+    tf32: str = tf32.OFF
 
     @property
     def leader(self) -> bool:
         """True on the one rank that writes files and prints."""
         return self.rank == 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether the device may still be at work when a call has returned."""
+        return self.device.type == "cuda"
+
+    def wait(self) -> None:
+        """Returns when the device has done what it was given."""
+        if self.behind:
+            torch.cuda.synchronize(self.device)
 
     def sum(self, value: Tensor) -> Tensor:
         """`value` added up over the ranks (in place), the same on all of them."""
@@ -98,12 +110,17 @@ def world_size() -> tuple[int, int]:
 
 
 def pick_device(runtime: RuntimeConfig) -> torch.device:
-    """The device of this rank. Raises InputError when cuda is asked for and there is none."""
+    """The device of this rank. Raises InputError when cuda is asked for and there is none, or it cannot be used."""
     has_cuda = torch.cuda.is_available()
     if runtime.device == "cuda" and not has_cuda:
         raise InputError("runtime.device=cuda, but torch sees no CUDA device here")
     if runtime.device == "cpu" or not has_cuda:
         return torch.device("cpu")
+    if torch.cuda._is_in_bad_fork():  # told even where a mere count of devices, without NVML, was the use
+        raise InputError(
+            "the process that forked this one has used CUDA, and no fork can: start it from a fresh process, seeds one "
+            "after another (runtime.parallel_seeds=off)"
+        )
     local = meeting.place().local
     if local >= torch.cuda.device_count():
         raise InputError(f"{local + 1} ranks on this node, but only {torch.cuda.device_count()} CUDA devices")
@@ -127,12 +144,15 @@ def start(runtime: RuntimeConfig) -> Iterator[World]:
     if runtime.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        # Else each new tensor is filled with NaN, by a kernel of its own.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     side = rows = None
     if ranks > 1:
         backend, limit = "nccl" if device.type == "cuda" else "gloo", datetime.timedelta(minutes=30)
         dist.init_process_group(backend, store=meeting.meet(at), rank=rank, world_size=ranks, timeout=limit)
         side, rows = dist.new_group(backend="gloo"), dist.new_group()
-    yield World(rank=rank, ranks=ranks, device=device, side=side, rows=rows)
+    rounding = tf32.settle(runtime, device)
+    yield World(rank=rank, ranks=ranks, device=device, side=side, rows=rows, tf32=rounding)
     if ranks > 1:
         peers.part()
         dist.destroy_process_group()

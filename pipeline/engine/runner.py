@@ -19,7 +19,7 @@ from pipeline.views import rank_slice
 
 
 class StepRunner:
-    """Owns the step module, its wrapping and the updater. `parts` as in engine/loop.py.
+    """Owns the step module, its wrapping and the updater. `parts` as in engine/parts.py.
 
     recorder: on whose stream all steps run, if any: DDP's hooks belong to the stream that it is built on, and a capture
     must not meet another one's.

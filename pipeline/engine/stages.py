@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from pipeline.config import TrainConfig
 from pipeline.contracts import Batch, Distiller, ModelOutput, View
-from pipeline.engine.loop import Parts, Trainer
+from pipeline.engine.loop import Trainer
 from pipeline.engine.parallel import World
+from pipeline.engine.parts import Parts
 from pipeline.engine.reporter import Reporter
 from pipeline.engine.run_dir import RunDir
 from pipeline.engine.runner import frozen_parts

@@ -28,11 +28,13 @@ def summarise(
     resumed: int,
     steps: int,
     replaced_images: int = 0,
+    tf32: str = "off",
 ) -> dict[str, Any]:
     """The content of summary.json. Accuracies in per cent on the test set; best_epoch counts from 1.
 
     added: trainable numbers that the method adds in training; kept: numbers of it that inference needs (SimKD).
-    replaced_images: images that could not be read, listed in replaced.jsonl. graph: what the steps ran as.
+    replaced_images: images that could not be read, listed in replaced.jsonl. graph: what the steps ran as. tf32: off,
+    convolutions or on (these and matrix products), as it was in force.
     """
     last, best = records[-1], best_record(records, config.select_on)
     return {
@@ -60,6 +62,7 @@ def summarise(
         "parameters_kept": kept,
         "resumed": resumed,
         "replaced_images": replaced_images,
+        "tf32": tf32,
     }
 
 

@@ -1,5 +1,6 @@
 """Backward, unscale, clip, update, average: everything between a loss and new weights."""
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,8 @@ from torch.optim import Optimizer
 from pipeline.config import OptimConfig
 from pipeline.contracts import InputError
 from pipeline.engine.ema import Ema
+
+UNCAPTURED = "This instance was constructed with capturable=True"  # torch's warning of the plain steps before a capture
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -50,6 +53,7 @@ class Updater:
         if rate_on_device:
             kind = torch.float64 if device.type == "cpu" else torch.float32
             self.rate = torch.zeros((), dtype=kind, device=device)
+            warnings.filterwarnings("ignore", UNCAPTURED)
 
     def set_lr(self, lr: float) -> None:
         """The rate of the next update, for all parameters."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from pipeline.assemble import image_set
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import Batch, InputError
-from pipeline.engine.loop import Parts
 from pipeline.engine.parallel import World
+from pipeline.engine.parts import Parts
 from pipeline.measure.bare import bare_step
 from pipeline.measure.counters import Count, counted
 from pipeline.measure.device import inference_flops, training_flops

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.contracts import InputError
 from pipeline.readings import Unreadable, read_object
-from pipeline.teachers.codecs import NOISE, POOLED, Codec, codec_of
+from pipeline.teachers.codecs import AUTOCAST, POOLED, Codec, codec_of
 
 FORMAT, VERSION = "stillhouse-teacher-cache", 1
 MANIFEST = "manifest.json"
@@ -26,6 +26,8 @@ KINDS = ("logits", "pooled")
 # Classes, or numbers of a pooled vector: rows of topk are unpacked to this width, whatever the files hold.
 WIDEST = 10**6
 MOST_SHOWN = 80  # characters of a file's own words in a message
+EARLIER = {"fold": False, "tf32": "off"}  # of identity.precision, where a manifest does not say it yet
+TF32_IN = {"off", "convolutions", "on"}
 HEADER = 4096  # bytes that the head of an array may take; NumPy writes 128
 STREAM = r"[A-Za-z0-9_-]{1,64}"  # names of further views
 CHUNK = 256  # samples that go through the teacher together, where views are not mixed within a batch
@@ -95,6 +97,11 @@ class Manifest:
         """Autocast of the teacher."""
         return str(self.identity.get("precision", {}).get("amp", "off"))
 
+    @property
+    def tf32(self) -> str:
+        """Where the teacher ran in TF32: off, convolutions or on (matrix products too)."""
+        return str(self.identity.get("precision", {}).get("tf32", "off"))
+
     def text(self) -> str:
         """As written: the same for equal caches."""
         content = {"format": FORMAT, "version": VERSION, **asdict(self)}
@@ -159,11 +166,12 @@ def _identity(found: Any) -> dict[str, Any]:
     for name in ("teacher", "dataset", "streams", "precision"):
         if not isinstance(identity.get(name, {}), dict):
             raise _Wrong(f"identity.{name} is {_short(identity[name])}")
-    if "precision" in identity:  # manifests say it since teachers are folded
-        identity["precision"] = {"fold": False} | identity["precision"]
-    amp = identity.get("precision", {}).get("amp", "off")
-    if not (isinstance(amp, str) and amp in NOISE):
-        raise _Wrong(f"identity.precision.amp is {_short(amp)}")
+    if "precision" in identity:
+        identity["precision"] = EARLIER | identity["precision"]
+    for name, known in (("amp", AUTOCAST), ("tf32", TF32_IN)):
+        value = identity.get("precision", {}).get(name, "off")
+        if not (isinstance(value, str) and value in known):
+            raise _Wrong(f"identity.precision.{name} is {_short(value)}")
     return identity
 
 

@@ -10,7 +10,7 @@ from pipeline.contracts import Batch, InputError, ModelOutput, Shapes, Signal, T
 from pipeline.teachers import TEACHERS
 from pipeline.teachers.cache_format import differences
 from pipeline.teachers.cache_reader import CacheReader
-from pipeline.teachers.codecs import errors
+from pipeline.teachers.codecs import errors, rounding
 
 
 @TEACHERS.register("cached")
@@ -20,7 +20,8 @@ class CachedTeacher:
     folder: of the cache; make_live: the teacher whose outputs they are, for what was not written (images that a method
     chooses by the teacher's output: batch.stream is None) and for checks; None where there is no checkpoint of it.
     verify: first (the first batch of each stream is compared with the live teacher, each view's checksums before its
-    use), all (every batch, all checksums at once), off. views: V, the run shows view epoch mod V.
+    use), all (every batch, all checksums at once), off. views: V, the run shows view epoch mod V. tf32: where the live
+    teacher runs in it (off, convolutions, on).
     """
 
     def __init__(
@@ -33,9 +34,11 @@ class CachedTeacher:
         on_device: bool | None = None,
         keeps_live: bool = False,
         pooled: bool = True,
+        tf32: str = "off",
     ) -> None:
         self.reader = CacheReader(folder, device, on_device=on_device, check=verify, pooled=pooled)
         self.views: int | None = self.reader.layout.views
+        self.noise = rounding(self.reader.manifest.amp, self.reader.manifest.tf32, tf32)
         self.verify, self.keeps_live = verify, keeps_live or verify == "all"
         self.live = None if make_live is None else make_live()
         self.provides = Signal.LOGITS
@@ -71,8 +74,9 @@ class CachedTeacher:
     def accept(self, identity: Mapping[str, Any]) -> None:
         """Raises InputError that names both sides unless the records are of what this run shows and asks."""
         there = dict(self.reader.manifest.identity)
-        if "weights" not in identity["teacher"]:
-            there["teacher"] = {n: value for n, value in there.get("teacher", {}).items() if n != "weights"}
+        for section, name in (("teacher", "weights"), ("precision", "tf32")):
+            if name not in identity[section]:
+                there[section] = {n: value for n, value in there.get(section, {}).items() if n != name}
         there["streams"] = {name: there.get("streams", {}).get(name) for name in identity["streams"]}
         found = differences(there, identity)
         layout, samples = self.reader.layout, identity["dataset"]["samples"]
@@ -111,7 +115,7 @@ class CachedTeacher:
                     f"teacher cache {self.reader.folder}: {what} have {found_BK.shape[1]} columns, the live teacher's "
                     f"{wanted_BK.shape[1]}"
                 )
-            gap, share = errors(found_BK, wanted_BK, codec, self.reader.manifest.amp)
+            gap, share = errors(found_BK, wanted_BK, codec, self.noise)
             if not share <= 1:
                 raise InputError(
                     f"teacher cache {self.reader.folder}: {what} of view {batch.view}{f' {stream}' if stream else ''} "

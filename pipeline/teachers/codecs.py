@@ -9,8 +9,11 @@ from torch import Tensor
 
 from pipeline.contracts import InputError
 
-# Of the largest value: what two runs of one network may differ by (batch, threads, memory layout), by autocast type.
-NOISE = {"off": 1e-5, "bf16": 3e-2, "fp16": 4e-3}
+# Of the largest value: what two runs of one network may differ by (batch, threads, memory layout), by autocast type, or
+# with TF32: up to 1.1e-3 seen, 2e-3 against float32; a shift by one pixel makes 3e-2 to 1e-1 (resnet32x4).
+TF32 = "tf32"
+NOISE = {"off": 1e-5, "bf16": 3e-2, "fp16": 4e-3, TF32: 5e-3}
+AUTOCAST = NOISE.keys() - {TF32}
 HALF = 2.0**-11  # half the distance of neighbouring float16 numbers, relative
 LEAST_HALF = 2.0**-25  # the same among the smallest ones
 Packed = dict[str, Tensor]
@@ -156,9 +159,17 @@ def codec_of(dtype: str, k: int = 0) -> Codec:
     return DTYPES[dtype]()
 
 
-def errors(found_BK: Tensor, wanted_BK: Tensor, codec: Codec, amp: str = "off") -> tuple[float, float]:
-    """(largest |difference|, largest |difference| / what is allowed) where anything is promised."""
-    noise = NOISE[amp] * wanted_BK.abs().max()
+def rounding(amp: str, *tf32: str) -> str:
+    """The entry of NOISE for two runs under an autocast. tf32: of each, "off" or where it is in force."""
+    return TF32 if amp == "off" and any(one != "off" for one in tf32) else amp
+
+
+def errors(found_BK: Tensor, wanted_BK: Tensor, codec: Codec, noise_of: str = "off") -> tuple[float, float]:
+    """(largest |difference|, largest |difference| / what is allowed) where anything is promised.
+
+    noise_of: see `rounding`.
+    """
+    noise = NOISE[noise_of] * wanted_BK.abs().max()
     gap_BK = (found_BK - wanted_BK).abs()
     share_BK = gap_BK / (codec.allowed(wanted_BK) + noise).clamp(min=torch.finfo(torch.float32).tiny)
     promised_BK = codec.allowed(wanted_BK).isfinite()
