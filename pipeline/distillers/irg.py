@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Shapes, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.relations import squared_distances
+from pipeline.distillers.relations import displacement, squared_distances
 from pipeline.distillers.stages import Pairs, both_shapes, stage_pairs
 from pipeline.distillers.terms import LabelWeights, label_terms
 
@@ -45,17 +45,6 @@ def comparable(shapes: Shapes, stage: int) -> bool:
     """Whether a stage's channels are a multiple of its input's, or its input's of its own."""
     before, after = shapes.features[stage - 1][0], shapes.features[stage][0]
     return max(before, after) % min(before, after) == 0
-
-
-def displacement(before_BC: Tensor, after_BD: Tensor) -> Tensor:
-    """Squared way of each sample's vertex from one layer to another over the longest of the batch, [B].
-
-    Of the wider layer, neighbouring channels are averaged.
-    """
-    width = min(before_BC.shape[1], after_BD.shape[1])
-    before_BW, after_BW = (x.unflatten(1, (width, -1)).mean(dim=2) for x in (before_BC, after_BD))
-    square_B = (after_BW - before_BW).square().sum(dim=1)
-    return square_B / (square_B.max() + 1e-12)
 
 
 @DISTILLERS.register("irg")

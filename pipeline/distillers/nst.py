@@ -10,10 +10,17 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.maps import to_smaller
+from pipeline.distillers.maps import Maps, preact, to_smaller
 from pipeline.distillers.relations import unit
 from pipeline.distillers.stages import LIST_VARIANTS, stage_pairs
 from pipeline.distillers.terms import LabelWeights, label_terms
+
+LAST_ONLY = {"original"}
+
+
+def stage_maps(output: ModelOutput) -> Maps:
+    """Stem and stages, as after their ReLU."""
+    return output.features
 
 
 def mean_kernel(a_BCN: Tensor, b_BDN: Tensor) -> Tensor:
@@ -45,8 +52,9 @@ def nst_loss(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:
 class NST(Distiller):
     """ce_weight * cross-entropy + feat_weight * sum over stages of nst_loss (+ KD).
 
-    RepDistiller and mdistiller compute the paper's discrepancy with the whole weight of 50, the source of the
-    published tables and the default; the paper halves it (eq. 7).
+    RepDistiller and mdistiller compute the paper's discrepancy with the whole weight of 50 on all stages, the source of
+    the published tables and the default. The paper halves the weight (eq. 7). The authors' MXNet code for ImageNet does
+    not: `original` has its 50 on one map of each network, the last one before its ReLU.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -58,18 +66,22 @@ class NST(Distiller):
     variants: ClassVar[Mapping[str, str]] = {
         **LIST_VARIANTS,
         "paper": "half of the weight (equation 7); stage lists of equal length",
+        "original": "the last maps of both alone, before their ReLU; whole weight",
     }
     needs = Signal.LOGITS | Signal.FEATURES
     student_features = True
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__(config, setting, variant)
-        self.pairs = stage_pairs(setting, self.variant, "nst")
+        last_only = self.variant in LAST_ONLY
+        pairs = stage_pairs(setting, "aligned" if last_only else self.variant, "nst")
+        self.pairs, self.maps = (pairs[-1:], preact) if last_only else (pairs, stage_maps)
         self.weight = config.feat_weight * {"paper": 0.5}.get(self.variant, 1.0)
 
     def stage_terms(self, student: ModelOutput, teacher: ModelOutput) -> Tensor:
         """One number for each pair of stages, without weight."""
-        return torch.stack([nst_loss(student.features[i], teacher.features[j]) for i, j in self.pairs])
+        s_maps, t_maps = self.maps(student), self.maps(teacher)
+        return torch.stack([nst_loss(s_maps[i], t_maps[j]) for i, j in self.pairs])
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View

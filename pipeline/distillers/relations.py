@@ -42,3 +42,14 @@ def cosines(x_BD: Tensor, eps: float) -> Tensor:
     some = norm_B1 > 0
     unit_BD = torch.where(some, x_BD / torch.where(some, norm_B1 + eps, 1.0), 0.0)
     return unit_BD @ unit_BD.T
+
+
+def displacement(before_BC: Tensor, after_BD: Tensor) -> Tensor:
+    """Squared way of each sample's vertex from one layer to another over the longest of the batch, [B].
+
+    Of the wider layer, neighbouring channels are averaged.
+    """
+    width = min(before_BC.shape[1], after_BD.shape[1])
+    before_BW, after_BW = (x.unflatten(1, (width, -1)).mean(dim=2) for x in (before_BC, after_BD))
+    square_B = (after_BW - before_BW).square().sum(dim=1)
+    return square_B / (square_B.max() + 1e-12)

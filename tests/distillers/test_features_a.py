@@ -135,6 +135,17 @@ def test_cc_of_torchdistill_is_the_norm_over_the_embeddings() -> None:
     assert method.added_parameters() == sum(p.numel() for p in method.parameters()) > 0
 
 
+def test_nst_original_takes_the_last_maps_before_their_relu() -> None:
+    student, teacher = (side._replace(preact_features=tuple(f - 0.5 for f in side.features)) for side in sides())
+    wanted = 0.0
+    for s, t in zip(student.preact_features[-1].flatten(2), teacher.preact_features[-1].flatten(2), strict=True):
+        for a, b, sign in ((s, s, 1), (t, t, 1), (s, t, -2)):
+            wanted += sign * sum(cos(x, y) ** 2 for x in a for y in b) / len(a) / len(b) / len(student.logits_BK)
+    assert term(build("nst", "original"), "nst", (student, teacher)) == pytest.approx(50 * wanted, rel=1e-9)
+    longer = Setting(student=Shapes(5, 10, MAPS), teacher=Shapes(5, 10, FOUR_STAGES))
+    assert build("nst", "original", longer).pairs == ((3, 4),)
+
+
 @pytest.mark.parametrize("shape", [(3, 4, 30), (9, 8, 3)])
 def test_nst_kernel_by_either_matrix(shape: tuple[int, int, int]) -> None:
     c, d, n = shape
