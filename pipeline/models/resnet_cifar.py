@@ -105,7 +105,7 @@ class CifarResNet(nn.Module):
         )
 
 
-NARROW, DOUBLE, WIDE = (16, 16, 32, 64), (16, 32, 64, 128), (32, 64, 128, 256)
+NARROW, DOUBLE, WIDE, WIDEST = (16, 16, 32, 64), (16, 32, 64, 128), (32, 64, 128, 256), (64, 128, 256, 512)
 for _depth in (8, 14, 20, 32, 38, 44, 56, 110, 116, 200):
     MODELS.register(f"resnet{_depth}", f"res{_depth}")(partial(CifarResNet, depth=_depth, widths=NARROW))
 # KDrefine's "resnet50"; the name alone means the bottleneck network to the other repositories.
@@ -114,6 +114,8 @@ for _depth in (14, 38, 110):
     MODELS.register(f"resnet{_depth}x2", f"res{_depth}x2")(partial(CifarResNet, depth=_depth, widths=DOUBLE))
 for _depth in (8, 14, 20, 26, 32, 38, 44, 56, 110):
     MODELS.register(f"resnet{_depth}x4", f"res{_depth}x4")(partial(CifarResNet, depth=_depth, widths=WIDE))
+# SemCKD's auxiliary teacher for HKD.
+MODELS.register("resnet8x4_double", "res8x4_double")(partial(CifarResNet, depth=8, widths=WIDEST))
 for _name, _depth, _widths in (("20", 20, NARROW), ("32", 32, NARROW), ("8x4", 8, WIDE)):
     _build = partial(CifarResNet, depth=_depth, widths=_widths, block="ambb")
     MODELS.register(f"represnet{_name}", f"repres{_name}")(_build)

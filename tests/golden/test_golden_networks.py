@@ -175,5 +175,5 @@ def test_published_network(golden_entry: str, golden: Golden) -> None:
 
 def test_every_native_network_is_in_the_golden_folder_of_the_project() -> None:
     entries = read_golden(OWN_FOLDER / "models")[0]["entries"]
-    assert len(entries) == 263
+    assert len(entries) == 264
     assert set(MODELS.names()) <= {recipe_of(entry)[0] for entry in entries}
