@@ -1,7 +1,7 @@
-"""Curriculum temperature. Li et al. 2023 (AAAI, arXiv 2211.16231), eqs. 3 to 6, with the global temperature."""
+"""Curriculum temperature. Li et al. 2023 (AAAI, arXiv 2211.16231), eqs. 3 to 6."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -15,6 +15,9 @@ from pipeline.distillers import DISTILLERS
 from pipeline.distillers.dkd import dkd_loss
 from pipeline.distillers.lskd import standardise
 from pipeline.distillers.task import task_loss
+from pipeline.distillers.temperatures import InstanceTemperature, instance_temperature_loss
+
+BY_SAMPLE = {"instance"}  # variants with a temperature for each sample
 
 
 def curriculum(epoch: Tensor, first: float, last: float, loops: int) -> Tensor:
@@ -41,6 +44,12 @@ class CTKD(Distiller):
     the range is 1..21 and the first temperature 15.6. The paper states 1..20: `paper` starts at 14.9. Weight decay
     pulls on g as on any other parameter, as in the code. With DKD instead of KD (the paper's DKD + CTKD): kd_weight=0,
     dkd_alpha=1, dkd_beta=1 on ImageNet, 2 on CIFAR-100, as the commands in the code's scripts; no warm-up.
+
+    `instance` has a small network give g for each sample, in the code's range, from 11 on. Certain: the loss (README of
+    the code), and two layers of 1x1 convolutions over the concatenated outputs of both networks (the authors' project
+    page). The network's file lies outside their repository. Softmax, the order by the teacher's probability, its first
+    100 classes, the width of 256, the batch norm and the start at 0 are those of a public copy that could not be
+    compared with it: do not hold its accuracies against the paper's.
     """
 
     @dataclass(frozen=True, kw_only=True)
@@ -64,18 +73,32 @@ class CTKD(Distiller):
     variants: ClassVar[Mapping[str, str]] = {
         "original": "t_start + t_range * sigmoid(g), as the official code: 1..21",
         "paper": "t_start + (t_range - t_start) * sigmoid(g): 1..20",
+        "instance": "as original, g of each sample by a network of two layers, partly reconstructed",
     }
 
     def __init__(self, config: Config, setting: Setting | None = None, variant: str = "default") -> None:
         super().__init__(config, setting, variant)
-        self.span = config.t_range - {"original": 0.0, "paper": config.t_start}[self.variant]
+        self.span = config.t_range - {"paper": config.t_start}.get(self.variant, 0.0)
         if self.span < 0:
             raise InputError(f"ctkd: t_start={config.t_start} is above the end of the range, t_range={config.t_range}")
-        self.global_T = nn.Parameter(torch.ones(1))
+        self.network: InstanceTemperature | None = None
+        self.kd_loss: Callable[[Tensor, Tensor, Tensor], Tensor] = learned_temperature_loss
+        if self.variant in BY_SAMPLE:
+            if setting is None:
+                raise InputError("ctkd: variant=instance needs the number of classes")
+            if config.dkd_alpha or config.dkd_beta:
+                raise InputError("ctkd: variant=instance has no DKD part: leave out dkd_alpha and dkd_beta")
+            self.network, self.kd_loss = InstanceTemperature(setting.student.classes), instance_temperature_loss
+        else:
+            self.global_T = nn.Parameter(torch.ones(1))
 
     def temperature(self, factor: Tensor) -> Tensor:
         """[1]; its gradient by global_T is multiplied by `factor`."""
-        return self.config.t_start + self.span * torch.sigmoid(scale_gradient(self.global_T, factor))
+        return self.in_range(self.global_T, factor)
+
+    def in_range(self, g: Tensor, factor: Tensor) -> Tensor:
+        """Temperatures of any shape of g, whose gradient is multiplied by `factor`."""
+        return self.config.t_start + self.span * torch.sigmoid(scale_gradient(g, factor))
 
     def gradient_factor(self, progress: Tensor) -> Tensor:
         """Of the epoch that is under way at `progress` completed epochs; 0-d."""
@@ -91,12 +114,14 @@ class CTKD(Distiller):
     ) -> dict[str, Tensor]:
         assert teacher is not None
         c = self.config
-        T_1 = self.temperature(self.gradient_factor(progress))
+        factor, network = self.gradient_factor(progress), self.network
+        own = None if network is None else network(student.logits_BK, teacher.logits_BK)
+        T = self.temperature(factor) if own is None else self.in_range(own, factor)  # [1] or [B]
         pair = self.compared(student), self.compared(teacher)
         terms = {
             "ce": c.ce_weight * task_loss(student.logits_BK, batch),
-            "kd": c.kd_weight * learned_temperature_loss(*pair, T_1).reshape(()),
+            "kd": c.kd_weight * self.kd_loss(*pair, T).reshape(()),
         }
         if c.dkd_alpha or c.dkd_beta:
-            terms["dkd"] = dkd_loss(*pair, batch.label_B, c.dkd_alpha, c.dkd_beta, T_1).reshape(())
+            terms["dkd"] = dkd_loss(*pair, batch.label_B, c.dkd_alpha, c.dkd_beta, T).reshape(())
         return terms

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.contracts import Batch, InputError, ModelOutput
+from pipeline.contracts import Batch, InputError, ModelOutput, Setting, Shapes
 from pipeline.distillers.ctkd import CTKD
+from pipeline.distillers.temperatures import instance_temperature_loss
 
 ROWS, CLASSES = 5, 7
 LABEL = torch.arange(ROWS) % CLASSES
@@ -106,3 +107,50 @@ def test_standardised_logits_are_the_loop() -> None:
     (slope,) = torch.autograd.grad(9 * distance_of(student_BK, teacher_BK, 2 + 40 * g.sigmoid()), g)
     (gradient,) = torch.autograd.grad(terms_of(method, 9.0)["kd"], [*method.parameters()])
     assert gradient.item() == pytest.approx(-slope.item(), rel=1e-9)
+
+
+SETTING = Setting(student=Shapes(CLASSES, 1, ()), teacher=Shapes(CLASSES, 1, ()))
+
+
+def test_the_loss_of_a_temperature_for_each_sample_is_a_loop_over_them() -> None:
+    T_B = torch.tensor([1.0, 2.5, 4.0, 9.0, 20.0], dtype=torch.float64, requires_grad=True)
+    wanted = torch.zeros((), dtype=torch.float64)
+    for s, t, T in zip(STUDENT, TEACHER, T_B, strict=True):
+        q = (t / T).softmax(dim=0) + 1e-7
+        wanted = wanted + T**2 * (q * (q.log() - (s / T).log_softmax(dim=0))).sum() / ROWS
+    found = instance_temperature_loss(STUDENT, TEACHER, T_B)
+    assert torch.allclose(found, wanted, rtol=1e-12)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, [STUDENT, T_B]), torch.autograd.grad(wanted, [STUDENT, T_B]), strict=True
+    ):
+        assert torch.allclose(ours, theirs, rtol=1e-10)
+
+
+def test_a_network_learns_a_temperature_for_each_sample_against_the_student() -> None:
+    torch.manual_seed(0)
+    method = CTKD(CTKD.Config(), SETTING, "instance").double()
+    start = instance_temperature_loss(STUDENT, TEACHER, torch.full((ROWS,), 11.0, dtype=torch.float64))
+    assert terms_of(method)["kd"].item() == pytest.approx(0.9 * start.item(), rel=1e-12)
+    assert method.network is not None
+    for parameter in method.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    gradients = {
+        progress: torch.autograd.grad(terms_of(method, progress)["kd"], [*method.parameters()])
+        for progress in (4.0, 9.0)  # factors -.5 and -1
+    }
+    for half, whole in zip(gradients[4.0], gradients[9.0], strict=True):
+        assert torch.allclose(half, whole / 2, rtol=1e-9) and bool(whole.abs().max() > 0)
+    spread = method.network(STUDENT, TEACHER)
+    assert spread.shape == (ROWS,) and spread.std() > 0.01
+    shuffled = torch.randperm(CLASSES)
+    assert torch.allclose(method.network(STUDENT[:, shuffled], TEACHER[:, shuffled]), spread, rtol=1e-9)
+    easy = terms_of(method, 9.0)["kd"].item()
+    with torch.no_grad():
+        for parameter, slope in zip(method.parameters(), gradients[9.0], strict=True):
+            parameter -= 1e-4 * slope
+    assert terms_of(method, 9.0)["kd"].item() > easy  # a step downhill is one uphill for the student
+
+
+def test_instances_and_dkd_are_refused() -> None:
+    with pytest.raises(InputError, match="no DKD part"):
+        CTKD(CTKD.Config(dkd_alpha=1.0), SETTING, "instance")
