@@ -41,7 +41,9 @@ def _own_of(update: torch._ops.OpOverload) -> torch._ops.OpOverload:
     """`update` under a name of ours: torch makes a functional form of such an operation itself, by its schema."""
     if update not in _own:
         name = f"{NAMESPACE}::{update.name().removeprefix('aten::').replace('.', '_')}"
-        torch.library.define(name, str(update._schema).removeprefix(update.name()))
+        # The kernel takes gradients in the layout of their parameters only.
+        exact = (torch.Tag.needs_exact_strides,)
+        torch.library.define(name, str(update._schema).removeprefix(update.name()), tags=exact)
         torch.library.impl(name, ("CPU", "CUDA"), update)
         torch.library.register_fake(name, lambda *args, **keys: None)
         _own[update] = getattr(getattr(torch.ops, NAMESPACE), name.partition("::")[2]).default
