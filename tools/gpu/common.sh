@@ -44,7 +44,8 @@ limited() {
   OUT=$LOGS timeout -k 5 "$most" "$@" > "$LOGS/$name.log" 2>&1 || code=$?
   case $code in 0) ;; 124|137) word="FAILED, ended after $most s" ;; *) word=FAILED ;; esac
   [ "$code" = 0 ] || BAD=$((BAD + 1))
-  say "$name | the whole | code $code, $((SECONDS - began)) s: $(tail -n 1 "$LOGS/$name.log" | cut -c1-90) | $word"
+  [ "$code" = 0 ] || word="$word: $(tail -n 1 "$LOGS/$name.log" | cut -c1-100)"
+  say "$name | the whole | code $code, $((SECONDS - began)) s | $word"
   keep; return "$code"
 }
 

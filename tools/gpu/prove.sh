@@ -14,13 +14,13 @@ suite() {  # NAME SECONDS PROCESSES WORDS...
 [ "$DEVICE" = cpu ] || nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.max.sm,memory.used --format=csv,noheader
 # 1 Correctness, what is cheap and tells most first. A failure ends its stage only.
 stage env 25; stage parity 40; stage tolerance 30; stage cache 40
-[ "$DEVICE" = cpu ] || suite t_bits 80 5 -k 'not every_capturable and not a_training_in'
+[ "$DEVICE" = cpu ] || suite t_bits 70 5 -k 'not every_capturable and not a_training_in'
 stage graphs 45; stage stream 25; stage ddp 30
 # 2 Speed, most wanted first.
 stage speed 150; stage micro 60
 # 3 What compiles long.
 stage resnet50 80; stage speed_fused 130
 [ "$DEVICE" = cpu ] || suite t_methods 100 8 -k 'every_capturable or a_training_in'
-stage fused 60
+stage fused 150
 [ "$DEVICE" = cpu ] || nvidia-smi --query-gpu=clocks.sm,temperature.gpu,power.draw --format=csv,noheader >> "$LOGS/lines"
 table

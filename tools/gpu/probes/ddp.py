@@ -16,7 +16,7 @@ from pipeline.engine.parallel import World, recorder_for
 from pipeline.engine.recorders import CudaRecorder
 from tools.gpu.probes.bench import Bench
 
-STEPS = 24  # torch asks for 11 before a capture; each epoch has two shapes
+STEPS = 32  # of two shapes in turn; torch asks for 11 of each before a capture
 REPLAYS = 5
 MOST = 1e-3
 
@@ -29,9 +29,10 @@ def run(bench: Bench) -> None:
             with bench.tried("our step under DDP"):
                 whole_step(bench)
             if not bench.small:
-                for place in ("the default stream", "the capturing stream"):
-                    with bench.tried(f"bare DDP built on {place}"):
-                        bare(bench, place)
+                with bench.tried("bare DDP"):
+                    bare(bench, default_stream=False)
+                    bench.judge("bare DDP built on the capturing stream", "captured and replayed", True)
+                default_stream_too(bench)
         finally:
             dist.destroy_process_group()
 
@@ -51,16 +52,25 @@ def whole_step(bench: Bench) -> None:
         worst = max(worst, largest_gap(plain.state(), captured.state()))
         put(plain.state(), captured.state())
     graphs = captured.take.recorded.graphs
-    good = all(wrapped) and worst < MOST and (bench.small or (graphs > 0 and not captured.notes))
+    good = all(wrapped) and worst < MOST and (bench.small or (graphs == 2 and not captured.notes))
     bench.judge("our step under DDP, captured against plain", f"{worst:.1e}, {graphs} graphs {captured.notes}", good)
 
 
-def bare(bench: Bench, place: str) -> None:
-    """Where DDP is built decides which stream its gradients belong to; on the default stream a capture may fail."""
+def default_stream_too(bench: Bench) -> None:
+    """Whether it could be built there, which the project does not. Last: a capture that failed can spoil the next."""
+    what = "bare DDP built on the default stream"
+    try:
+        bare(bench, default_stream=True)
+        bench.say(what, "captured and replayed", "for information")
+    except RuntimeError as error:
+        bench.say(what, str(error).splitlines()[0][:120], "for information: cannot be captured")
+
+
+def bare(bench: Bench, *, default_stream: bool) -> None:
+    """Where DDP is built decides which stream its gradients belong to."""
     recorder = CudaRecorder(bench.device, 2, lambda make: make)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 36, 5)).to(bench.device)
-    here = torch.cuda.stream(recorder.stream) if "capturing" in place else contextlib.nullcontext()
-    with here:
+    with contextlib.nullcontext() if default_stream else torch.cuda.stream(recorder.stream):
         wrapped = DistributedDataParallel(network, gradient_as_bucket_view=True)
     torch.cuda.synchronize()
     image_BCHW = torch.randn(4, 3, 8, 8, device=bench.device)
@@ -78,4 +88,3 @@ def bare(bench: Bench, place: str) -> None:
     for _ in range(REPLAYS):
         replay()
     torch.cuda.synchronize()
-    bench.judge(f"bare DDP built on {place}", "captured and replayed", True)

@@ -14,15 +14,15 @@ OPTIONAL = ("torchvision", "timm", "triton", "nvidia-dali-cuda120", "nvidia-dali
 
 
 def run(bench: Bench) -> None:
-    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else "-"
-    bench.say("torch, CUDA, cuDNN", f"{torch.__version__}, {torch.version.cuda or '-'}, {cudnn}")
-    bench.say("Python, numpy", f"{platform.python_version()}, {np.__version__}")
-    bench.say("optional", ", ".join(f"{name} {version_of(name)}" for name in OPTIONAL))
     # The child comes first: once this process has used the device, no child could.
     prepare_to_fork()
     asked = torch.cuda.is_available()
     code = code_of_child(bench.device)
     bench.judge("a device in a fork of prepare_to_fork's parent", f"asked {asked}, child's code {code}", code == 0)
+    cudnn = torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else "-"
+    bench.say("torch, CUDA, cuDNN", f"{torch.__version__}, {torch.version.cuda or '-'}, {cudnn}")
+    bench.say("Python, numpy", f"{platform.python_version()}, {np.__version__}")
+    bench.say("optional", ", ".join(f"{name} {version_of(name)}" for name in OPTIONAL))
     if bench.device.type == "cuda":
         properties = torch.cuda.get_device_properties(bench.device)
         bench.say("device", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")

@@ -60,7 +60,7 @@ def row(bench: Bench, name: str, words: list[str], *, share: float = 1, profiled
         whole = (PROTOCOL_STEPS * seconds + EPOCHS * (evaluation + saving)) / 60
         step = f"{1e3 * seconds:.3f} ms/step ({1 / seconds:,.0f} steps/s), host {1e3 * host:.3f}"
         rest = f"evaluation {1e3 * evaluation:.0f} ms, checkpoint {1e3 * saving:.0f} ms, start {made:.0f} s"
-        bench.say(name, f"{step}, {rest}", f"240 epochs in {whole:.2f} min")
+        bench.say(name, f"{step}, {rest}, {ours.take_step.graph}", f"240 epochs in {whole:.2f} min")
         if profiled:
             kernels(bench, name, ours, 1e6 * seconds)
 
@@ -92,8 +92,7 @@ def kernels(bench: Bench, name: str, ours: Trainer, step_us: float) -> None:
         advance(ours, steps)
     rows = profile.key_averages()
     file = bench.out / f"kernels-{name.replace(', ', '-').replace(' ', '_')}.txt"
-    order = "cpu_time_total" if bench.small else "cuda_time_total"
-    file.write_text(str(rows.table(sort_by=order, row_limit=40)))
+    file.write_text(str(rows.table(sort_by="self_device_time_total", row_limit=40)))
     count = sum(entry.count for entry in rows) / steps
     busy = sum(entry.self_device_time_total for entry in rows) / steps
     bench.say("  its kernels", f"{count:.0f} a step, busy {busy:.0f} us of {step_us:.0f}")

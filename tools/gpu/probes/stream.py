@@ -20,7 +20,8 @@ def run(bench: Bench) -> None:
     first, again = evaluation(), evaluation()
     graphs = evaluation._count.graphs
     good = first == again and (graphs > 0 or bench.small)
-    bench.judge("evaluation under teacher.stream", f"{graphs} graphs, equal {first == again}", good)
+    value = f"{graphs} graphs, equal {first == again}, steps {ours.take_step.graph}"
+    bench.judge("evaluation under teacher.stream", value, good)
     advance(ours, steps)
     ours.latch.check(ours.world)
     loss = ours.meters.read(ours.world)["train_loss"]
