@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.engine import parallel
+from pipeline.config import RuntimeConfig
+from pipeline.engine import parallel, tf32
 from pipeline.engine.parallel import World
 
 FAILED = "FAILED"
@@ -31,10 +32,9 @@ class Bench:
         """Whether it is only tried out: without a GPU, on tiny networks and few steps."""
         return self.device.type != "cuda"
 
-    @property
-    def world(self) -> World:
-        """One process on the device."""
-        return World(rank=0, ranks=1, device=self.device, side=None)
+    def world(self, runtime: RuntimeConfig) -> World:
+        """One process on the device, with TF32 as asked."""
+        return World(rank=0, ranks=1, device=self.device, side=None, tf32=tf32.settle(runtime, self.device))
 
     def say(self, what: str, value: str, verdict: str = "") -> None:
         """A line of the table, on stdout and in out/lines."""
@@ -81,8 +81,3 @@ class Bench:
 def gap(a: Tensor, b: Tensor) -> float:
     """Largest difference over the largest value of b."""
     return float((a.double() - b.double()).abs().max() / b.double().abs().max().clamp(min=1e-12))
-
-
-def allow_tf32(on: bool) -> None:
-    """Whether convolutions and matrix products round their float32 operands to 10 bits (CUDA only)."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = on

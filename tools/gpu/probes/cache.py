@@ -5,7 +5,7 @@ from pipeline.measure.loops import advance
 from tools.gpu.probes.bench import Bench
 from tools.gpu.probes.trainings import pair_words, trainer
 
-PRECISIONS = {"as set by default": [], "bf16": ["runtime.amp=bf16"]}
+PRECISIONS = {"by default": [], "float32": ["runtime.tf32=off"], "bf16": ["runtime.amp=bf16"]}
 
 
 def run(bench: Bench) -> None:

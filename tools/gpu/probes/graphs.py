@@ -40,7 +40,8 @@ def recorder_of(bench: Bench) -> Recorder:
     """CUDA's; elsewhere a trace that is replayed one operation after the other."""
     if bench.small:
         return Tracer(None)
-    made = recorder_for(RuntimeConfig(compile="graph"), bench.world)
+    runtime = RuntimeConfig(compile="graph")
+    made = recorder_for(runtime, bench.world(runtime))
     assert made is not None
     return made
 

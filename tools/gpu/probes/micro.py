@@ -12,7 +12,7 @@ from pipeline.config import RuntimeConfig
 from pipeline.engine.parallel import place
 from pipeline.models.build import build
 from pipeline.models.folding import fold_norms
-from tools.gpu.probes.bench import Bench, allow_tf32, gap
+from tools.gpu.probes.bench import Bench, gap
 from tools.gpu.probes.trainings import PAIR
 
 AT_ONCE = 8  # steps of images in one forward
@@ -22,7 +22,7 @@ Work = Callable[[Tensor], Any]
 
 def run(bench: Bench) -> None:
     bench.settle()
-    allow_tf32(True)
+    bench.world(RuntimeConfig())
     rows = 2 if bench.small else 64
     network = place(build(PAIR[bench.small][0], num_classes=100), RuntimeConfig(), bench.device)
     folded = fold_norms(network.eval().requires_grad_(False), image(bench, 1))

@@ -8,10 +8,15 @@ import torch
 from recorded_steps import Side, words_for
 from torch import Tensor
 
-from tools.gpu.probes.bench import Bench, allow_tf32, gap
+from tools.gpu.probes.bench import Bench, gap
+from tools.gpu.probes.trainings import configured
 
-# (TF32, autocast, most error of the change of all weights, over its norm)
-MODES = {"float32": (False, "off", 1e-4), "TF32": (True, "off", 3e-2), "bf16": (True, "bf16", 3e-1)}
+# Keys of runtime, and the most error of the change of all weights, over its norm.
+MODES: dict[str, tuple[list[str], float]] = {
+    "float32": (["runtime.tf32=off"], 1e-4),
+    "TF32": (["runtime.tf32=on"], 3e-2),
+    "bf16": (["runtime.amp=bf16"], 3e-1),
+}
 
 
 def run(bench: Bench) -> None:
@@ -23,10 +28,10 @@ def run(bench: Bench) -> None:
     batch = on_cpu.batches_of(0)[0]
     on_cpu.step(0, batch)
     wanted = change(on_cpu, start)
-    for name, (tf32, amp, most) in MODES.items():
+    for name, (keys, most) in MODES.items():
         with bench.tried(name):
-            allow_tf32(tf32)
-            there = Side([*words, f"runtime.amp={amp}"], None, device=bench.device)
+            world = bench.world(configured(bench, [*words, *keys]).runtime)
+            there = Side([*words, *keys], None, device=bench.device, world=world)
             there.runner.module.load_state_dict(start)
             same = there.batches_of(0)[0]
             pixels = gap(same.image_BCHW.cpu(), batch.image_BCHW)

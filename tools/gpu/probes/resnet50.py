@@ -30,10 +30,11 @@ def measure(bench: Bench, mode: str) -> None:
     network = ["dataset=synthetic", "method=vanilla", "networks=imagenet", f"model={model}"]
     how = [f"data.batch_size={rows}", "runtime.amp=bf16", f"runtime.compile={mode}", "run.log_every=1000"]
     config = configured(bench, [*network, *how])
-    parts = built(config, bench.world)
+    world = bench.world(config.runtime)
+    parts = built(config, world)
     batches = [ready(bench, rows, side) for _ in range(READY)]
     began = time.perf_counter()
-    ours = ready_trainer(config, bench.world, parts, batches, folder_of(bench))
+    ours = ready_trainer(config, world, parts, batches, folder_of(bench))
     advance(ours, warm_up)
     made = time.perf_counter() - began
     spent = timed(bench.device, lambda: advance(ours, steps))

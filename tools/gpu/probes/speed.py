@@ -8,7 +8,7 @@ from pipeline.engine.loop import Trainer
 from pipeline.engine.resume import state_of
 from pipeline.measure.device import timed
 from pipeline.measure.loops import advance
-from tools.gpu.probes.bench import Bench, allow_tf32
+from tools.gpu.probes.bench import Bench
 from tools.gpu.probes.cache import from_cache, write
 from tools.gpu.probes.trainings import alone_words, pair_words, trainer
 
@@ -16,7 +16,7 @@ ROWS, ROWS_SMALL = 50_000, 64
 STEPS, WARM_UP = 800, 30  # captures lie in the warm-up
 PROTOCOL_STEPS, EPOCHS = 187_680, 240
 PROFILED = 20
-PRECISIONS = {"float32": (False, []), "TF32": (True, []), "bf16": (True, ["runtime.amp=bf16"])}
+PRECISIONS = {"float32": ["runtime.tf32=off"], "TF32": [], "bf16": ["runtime.amp=bf16"]}
 GRAPH = "runtime.compile=graph"
 
 
@@ -24,11 +24,9 @@ def run(bench: Bench) -> None:
     graph = "runtime.compile=off" if bench.small else GRAPH
     rows = rows_of(bench)
     if not bench.small:
-        allow_tf32(True)
         row(bench, "live, plain steps, TF32", pair_words(bench, rows, "runtime.compile=off"), share=0.25)
-    for name, (tf32, words) in list(PRECISIONS.items())[: 1 if bench.small else 3]:
-        allow_tf32(tf32)
-        kernels_too = bench.small or tf32
+    for name, words in list(PRECISIONS.items())[: 1 if bench.small else 3]:
+        kernels_too = bench.small or name != "float32"
         row(bench, f"live, graph, {name}", pair_words(bench, rows, graph, *words), profiled=kernels_too)
         with bench.tried(f"a cache, {name}"):
             began = time.perf_counter()
@@ -37,7 +35,7 @@ def run(bench: Bench) -> None:
             cached = pair_words(bench, rows, graph, *words, *from_cache(cache))
             row(bench, f"cached, graph, {name}", cached, profiled=name == "bf16")
     if not bench.small:  # the same again
-        words = [graph, *PRECISIONS["bf16"][1]]
+        words = [graph, *PRECISIONS["bf16"]]
         row(bench, "live, graph, bf16, stream", pair_words(bench, rows, *words, "teacher.stream=true"))
         row(bench, "vanilla, graph, bf16", alone_words(bench, rows, *words), profiled=True)
 

@@ -4,15 +4,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import RuntimeConfig
-from pipeline.engine.parallel import place
+from pipeline.engine.parallel import autocast_factory, place
 from pipeline.models.build import build
 from pipeline.models.folding import fold_norms
-from pipeline.teachers.codecs import NOISE
-from tools.gpu.probes.bench import Bench, allow_tf32, gap
+from pipeline.teachers.codecs import NOISE, rounding
+from tools.gpu.probes.bench import Bench, gap
 from tools.gpu.probes.trainings import PAIR
 
-# (TF32, autocast, key of NOISE)
-MODES = {"float32": (False, False, "off"), "TF32": (True, False, "tf32"), "bf16": (True, True, "bf16")}
+MODES = {
+    "float32": RuntimeConfig(tf32="off"),
+    "TF32 in convolutions": RuntimeConfig(tf32="auto"),
+    "TF32": RuntimeConfig(tf32="on"),
+    "bf16": RuntimeConfig(amp="bf16"),
+}
 PARTS = 4
 
 
@@ -25,12 +29,12 @@ def run(bench: Bench) -> None:
     with torch.no_grad():
         settle_statistics(network, image_BCHW)
         folded = fold_norms(network, image_BCHW[:1])
-        for name, (tf32, amp, kind) in MODES.items():
-            allow_tf32(tf32)
-            with bench.tried(name), torch.autocast(bench.device.type, dtype=torch.bfloat16, enabled=amp):
+        for name, runtime in MODES.items():
+            world = bench.world(runtime)
+            with bench.tried(name), autocast_factory(runtime, bench.device)():
                 parts = [logits_of(folded, part_BCHW) for part_BCHW in image_BCHW.split(rows // PARTS)]
                 whole_BK, plain_BK = logits_of(folded, image_BCHW), logits_of(network, image_BCHW)
-                apart, allowed = gap(torch.cat(parts), whole_BK), NOISE.get(kind, 5e-3)
+                apart, allowed = gap(torch.cat(parts), whole_BK), NOISE[rounding(runtime.amp, world.tf32)]
                 value = f"{apart:.2e} (folded against not: {gap(whole_BK, plain_BK):.2e})"
                 what = f"teacher, {rows // PARTS} rows against {rows}, {name}"
                 bench.judge(what, value, apart <= allowed, f"allowed {allowed:g}")

@@ -66,4 +66,5 @@ def trainer(bench: Bench, words: list[str]) -> Trainer:
     """Our training loop on real loaders."""
     bench.settle()
     config = configured(bench, words)
-    return trainer_of(config, bench.world, built(config, bench.world), folder_of(bench))
+    world = bench.world(config.runtime)
+    return trainer_of(config, world, built(config, world), folder_of(bench))
