@@ -77,7 +77,7 @@ class IRG(Distiller):
         "semckd": "graph of the pooled vectors",
         "paper": "sums over the graph of pooled vectors and logits, and its change through stage lists of equal length",
     }
-    revised: ClassVar[Mapping[str, str]] = {"paper": "sum of the authors' scale, with the vertices' displacement"}
+    revised: ClassVar[Mapping[str, str]] = {"paper": "sum on the authors' scale, with the vertices' displacement"}
     relates_samples = True
     needs = Signal.LOGITS | Signal.POOLED | Signal.FEATURES
     student_features = True

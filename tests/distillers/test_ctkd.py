@@ -154,3 +154,12 @@ def test_a_network_learns_a_temperature_for_each_sample_against_the_student() ->
 def test_instances_and_dkd_are_refused() -> None:
     with pytest.raises(InputError, match="no DKD part"):
         CTKD(CTKD.Config(dkd_alpha=1.0), SETTING, "instance")
+
+
+def test_a_batch_of_one_sample_has_its_temperature_too() -> None:
+    method = CTKD(CTKD.Config(), SETTING, "instance").double()
+    student, teacher = (ModelOutput(z[:1], z[:1]) for z in (STUDENT, TEACHER))
+    batch = Batch(image_BCHW=LABEL[:1], label_B=LABEL[:1], index_B=LABEL[:1])
+    kd = method(student, teacher, batch, STUDENT.new_tensor(3.5))["kd"]
+    wanted = 0.9 * instance_temperature_loss(STUDENT[:1], TEACHER[:1], torch.full((1,), 11.0, dtype=torch.float64))
+    assert torch.allclose(kd, wanted, rtol=1e-12)
