@@ -50,6 +50,21 @@ def test_ofd_and_reviewkd_weights() -> None:
     assert weights(found, "feat_weight", "warmup", "student_preact", "stemless_student") == [8, 1, True, True]
 
 
+def test_variants_have_weights_and_first_stages_of_their_own() -> None:
+    stage = ("feat_weight", "first_epochs", "first_lr")
+    assert weights(cifar("method=ft"), *stage) == [200, 30, 0.01]
+    assert weights(cifar("method=ft", "variant=paper"), *stage) == [500, 30, 0.01]
+    for pair in ("r32x4_r8x4", "vgg13_vgg8"):
+        assert weights(cifar("method=ft", "variant=original", f"pair={pair}"), *stage) == [500, 6, 0.1]
+    assert weights(make(IMAGENET, "method=ft", "variant=original"), "feat_weight") == [1000]
+    assert weights(cifar("method=ft", "variant=paper", "method_args.feat_weight=7"), "feat_weight") == [7]
+    for variant, weight in {"default": 0.02, "paper": 300, "torchdistill": 0.003}.items():
+        assert weights(cifar("method=cc", f"variant={variant}"), "feat_weight") == [weight]
+    for pair, default, paper in (("r32x4_r8x4", 0.05, 1e-4), ("wrn40_2_wrn16_2", 0.05, 3e-6)):
+        for variant, rate in (("default", default), ("paper", paper)):
+            assert weights(cifar("method=fsp", f"pair={pair}", f"variant={variant}"), "first_lr") == [rate]
+
+
 def test_dkd_and_nkd_weights() -> None:
     by_pair = {"r56_r20": 2, "r110_r32": 2, "wrn40_2_wrn16_2": 6, "vgg13_vgg8": 6, "vgg13_mv2": 6, "r50_mv2": 8}
     for pair, beta in by_pair.items():

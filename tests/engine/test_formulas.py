@@ -97,3 +97,9 @@ def test_other_notes_are_refused(root: Path, capsys: pytest.CaptureFixture[str],
     run = stop(root, "x", after_step(3), *AT)
     forge(run / "checkpoints" / "last.pt", lambda state: state | {"formulas": noted})
     assert "does not fit this run" in refused(root, "x", capsys, *AT)
+
+
+def test_earlier_defaults_are_variants_still() -> None:
+    assert earlier.WAS_DEFAULT["ofd"] == "eval_teacher"
+    for method, variant in earlier.WAS_DEFAULT.items():
+        assert variant in list(DISTILLERS.get(method).variants)[1:]
