@@ -59,7 +59,7 @@ class Benchmark:
 
     def __init__(self, config: BenchmarkConfig, world: World, folder: Path, note: Callable[[str], None]) -> None:
         self.config, self.world, self.folder, self.note = config, world, folder, note
-        self.report = report.frame(config, world.device.type, in_use(config.data).name)
+        self.report = report.frame(config, world, in_use(config.data).name)
 
     def run(self) -> dict[str, Any]:
         """The parts in turn, then the sentence."""

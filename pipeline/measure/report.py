@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts import InputError
+from pipeline.engine.parallel import World
 from pipeline.engine.run_dir import environment
 from pipeline.files import write_json
 from pipeline.measure.decode import MEANINGS
@@ -27,7 +28,7 @@ BILLIONS = {"flops_per_second", "bytes_per_second"}
 THREE_DIGITS = {"border_ratio", "paired_ratio", "core_ratio"}
 
 
-def frame(config: BenchmarkConfig, device: str, in_use: str) -> dict[str, Any]:
+def frame(config: BenchmarkConfig, world: World, in_use: str) -> dict[str, Any]:
     """The report before anything is measured: what, on what, with what. in_use: the loader of the run."""
     seen = environment()
     versions = {"python": seen["python"], **seen["versions"]}
@@ -54,7 +55,8 @@ def frame(config: BenchmarkConfig, device: str, in_use: str) -> dict[str, Any]:
         "absent": {},
         "bottleneck": "",
         "machine": {
-            "device": device,
+            "device": world.device.type,
+            "tf32": world.tf32,
             "cpu": _cpu_name(),
             "cores": len(os.sched_getaffinity(0)),
             **{name: seen[name] for name in ("cpu_count", "cpu_threads", "gpus", "platform")},

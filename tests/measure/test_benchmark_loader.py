@@ -41,6 +41,7 @@ def test_figures_of_two_loaders(tree: Path, tmp_path: Path, capsys: pytest.Captu
     assert report["bottleneck"] in shown.replace("\n", " ")
     assert "ImageFolder" in base["name"]
     assert report["versions"]["torch"] and report["machine"]["cores"] >= 1
+    assert (report["machine"]["device"], report["machine"]["tf32"]) == ("cpu", "off")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.png").stat().st_size > 10_000
 
