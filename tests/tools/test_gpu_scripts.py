@@ -4,6 +4,7 @@ import os
 import pickle
 import stat
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, **own, **places}
 
 
-def started(environment: dict[str, str], *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(["bash", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+def started(environment: dict[str, str], *words: str, seconds: float = 60) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(["bash", *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds)
 
 
 def notes(environment: dict[str, str]) -> list[str]:
@@ -123,20 +124,44 @@ def test_prepare_lays_out_what_users_know(environment: dict[str, str], tmp_path:
     assert without.stdout.startswith("left out: the real training")
 
 
-def test_sheets_become_the_archive(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    first = rng.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+def make_sheets(root: Path, first: np.ndarray) -> None:
+    """Black images, a row for each class, in halves; those of class 60 in the test set are `first` [10, 32, 32, 3]."""
     for split, columns in unpack.COLUMNS.items():
         for number in range(unpack.CLASSES):
-            half = tmp_path / ("a" if number < 50 else "b") / split
+            half = root / ("a" if number < 50 else "b") / split
             half.mkdir(parents=True, exist_ok=True)
             sheet = np.zeros((32, 32 * columns, 3), np.uint8)
             if number == 60 and split == "test":
                 sheet = first.transpose(1, 0, 2, 3).reshape(32, 320, 3)
             Image.fromarray(sheet).save(half / f"class{number:02d}.webp", lossless=True)
+
+
+def test_sheets_become_the_archive(tmp_path: Path) -> None:
+    first = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+    make_sheets(tmp_path, first)
     assert unpack.unpack(tmp_path / "out", [tmp_path / "a", tmp_path / "b"]) == {"train": 2500, "test": 1000}
     record = pickle.loads((tmp_path / "out" / "cifar-100-python" / "test").read_bytes())
     assert record["fine_labels"][600:610] == [60] * 10
     assert np.array_equal(record["data"][600:610].reshape(10, 3, 32, 32), first.transpose(0, 3, 1, 2))
     with pytest.raises(ValueError, match="50 of train and 50 of test"):
         unpack.unpack(tmp_path / "out", [tmp_path / "a"])
+
+
+@pytest.mark.slow
+def test_train_trains_and_says_what_it_reached(environment: dict[str, str], tmp_path: Path) -> None:
+    make_sheets(tmp_path, np.zeros((10, 32, 32, 3), np.uint8))
+    small = {"TEACHER": "resnet8", "STUDENT": "resnet8", "COMPILE": "off", "AMP": "off", "LIMIT": "900"}
+    short = {"TEACHER_EPOCHS": "1", "EPOCHS": "1", "VIEWS": "1", "LIVE_STEPS": "3"}
+    own = {"PYTHON": sys.executable, "SHEETS": f"{tmp_path}/a {tmp_path}/b"}
+    done = started(environment | small | short | own, "tools/gpu/train.sh", seconds=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (tmp_path / "out" / "lines-train").read_text().splitlines()
+    epochs = {line.split(" ")[0]: line for line in lines if "| last epoch |" in line}
+    assert set(epochs) == {"teacher", "cached", "live"} and all("test_top1" in line for line in epochs.values())
+
+
+@pytest.mark.slow
+def test_prove_proves_a_cpu(environment: dict[str, str], tmp_path: Path) -> None:
+    done = started(environment | {"PYTHON": sys.executable, "LIMIT": "900"}, "tools/gpu/prove.sh", seconds=900)
+    assert done.returncode == 0 and "FAILED" not in done.stdout, done.stdout + done.stderr
+    assert {line.split(" ")[0] for line in (tmp_path / "out" / "lines-prove").read_text().splitlines()} >= set(STAGES)
