@@ -1,22 +1,27 @@
 # Sourced by the scripts beside it, in the repository's root: wheels, a GPU, time that is left, logs, the table at the end.
 # PYTHON: interpreter (python3). DEVICE: cuda, or cpu to try a script out. OUT: where lines-NAME and logs-NAME.tgz go.
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cuda} OUT=${OUT:-/tmp/gpu_out}
-WHEELS=${WHEELS:-.whl} SITE=${SITE:-/tmp/gpu_site}
-export PYTHONUNBUFFERED=1 PYTHONPATH=$SITE${PYTHONPATH:+:$PYTHONPATH} OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
+WHEELS=${WHEELS:-.whl}
+export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
 # Compiled code in memory, and kept from stage to stage.
 CODE=/dev/shm; [ -d $CODE ] || CODE=/tmp
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$CODE/inductor} TRITON_CACHE_DIR=${TRITON_CACHE_DIR:-$CODE/triton}
 
 die() { echo "error: $1" >&2; exit 2; }
 
-# What the machine lacks, from WHEELS (.whl: prepare.sh); then whether all is there that the project needs, and a GPU.
+# What the interpreter lacks, from WHEELS (.whl: prepare.sh); then whether all is there that the project needs, and a GPU.
 ready() {
   [ -f tools/gpu/probe.py ] || die 'start it in the root of the repository'
   command -v "$PYTHON" > /dev/null || die "there is no $PYTHON"
-  if [ ! -d "$SITE" ] && ls "$WHEELS"/*.whl > /dev/null 2>&1; then
-    rm -rf "$SITE.part"
-    "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$SITE.part" "$WHEELS"/*.whl \
-      && mv "$SITE.part" "$SITE" || die "the wheels in $WHEELS cannot be installed"
+  if ls "$WHEELS"/*.whl > /dev/null 2>&1 && ! "$PYTHON" tools/gpu/check.py --device cpu 2> /dev/null; then
+    # Of this interpreter and these wheels: the next script finds it.
+    local site; site=${TMPDIR:-/tmp}/gpu_site-$("$PYTHON" -V | tr -cd 0-9.)-$(ls "$WHEELS" | cksum | cut -d ' ' -f 1)
+    if [ ! -d "$site" ]; then
+      rm -rf "$site.part"
+      "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$site.part" "$WHEELS"/*.whl \
+        && mv "$site.part" "$site" || die "the wheels in $WHEELS cannot be installed"
+    fi
+    export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
   fi
   "$PYTHON" tools/gpu/check.py --device "$DEVICE" || exit 2
 }
