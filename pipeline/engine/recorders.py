@@ -4,6 +4,7 @@ Either way the recorded function works on tensors that stay where they are, its 
 moment, and its Python runs no more.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ Body = Callable[[], Any]
 Replay = Callable[[], bool]  # one run; tells whether time went into recording
 Fallback = Callable[[str, str], Any]  # told why a function is not recorded, and how its calls run instead
 Pixels = Callable[..., Tensor]
+READ_ON_HOST = re.compile(r"get value out of a tracing tensor with (\S+)")  # what make_fx says of it
 INDEXING = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}
 
 
@@ -205,8 +207,13 @@ class Tracer:
             return []
 
         # What follows operations is kept by thread: on CUDA the backward would run in another one (as in AOTAutograd).
-        with torch.autograd.set_multithreading_enabled(False):
-            graph = make_fx(traced)()
+        try:
+            with torch.autograd.set_multithreading_enabled(False):
+                graph = make_fx(traced)()
+        except RuntimeError as error:
+            if (read := READ_ON_HOST.search(str(error))) is None:
+                raise
+            raise NotCapturable(f"{read[1]} depends on values", ran=False) from error
         inputs = lifted(graph)
         looking = [str(node.target) for node in graph.graph.nodes if looks_at_values(node)]
         if looking:

@@ -17,13 +17,15 @@ def untouched(state: State) -> Iterator[None]:
     random, on_cuda = torch.get_rng_state(), torch.cuda.get_rng_state() if cuda else None
     before = [(tensor, tensor.detach().clone()) for tensor in state()]
     known = {id(tensor) for tensor, _ in before}
-    yield
-    with torch.no_grad():
-        for tensor, value in before:
-            tensor.copy_(value)
-        for tensor in state():
-            if id(tensor) not in known:
-                tensor.zero_()
-    torch.set_rng_state(random)
-    if on_cuda is not None:
-        torch.cuda.set_rng_state(on_cuda)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in before:
+                tensor.copy_(value)
+            for tensor in state():
+                if id(tensor) not in known:
+                    tensor.zero_()
+        torch.set_rng_state(random)
+        if on_cuda is not None:
+            torch.cuda.set_rng_state(on_cuda)

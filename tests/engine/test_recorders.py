@@ -140,6 +140,21 @@ def test_an_evaluation_says_that_it_is_not_recorded() -> None:
     assert told == [f"runtime.compile=graph: evaluation: {REASON}; its batches run plainly"]
 
 
+def test_a_value_that_is_read_on_the_host_is_refused() -> None:
+    """The run up to there leaves no trace."""
+    total = torch.zeros(())
+    told: list[tuple[str, str]] = []
+
+    def add(tensors: Mapping[str, Tensor]) -> None:
+        total.add_(1)
+        if tensors["x"].sum() > 0:
+            total.add_(1)
+
+    function = Recorded(add, Tracer(lambda graph: graph), lambda *why: told.append(why), lambda: [total])
+    assert [function({"x": torch.ones(2)}) for _ in range(2)] == [True, False]
+    assert total == 4 and len(told) == 1 and "depends on values" in told[0][0]
+
+
 def test_only_some_shapes_have_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorded, "MOST", 3)
     capture = Refusing(99)
