@@ -62,6 +62,13 @@ END
     export PKG_CONFIG_PATH="$build${PKG_CONFIG_PATH:+:$PKG_CONFIG_PATH}"
 }
 
+# The versions of constraints.txt, but the torch that is there: another one would replace a build for its CUDA.
+pinned() {
+    there=$("$python" -m pip freeze --disable-pip-version-check | grep -E '^torch(vision)?==') || return 0
+    { grep -vE '^torch(vision)?==' "$constraints"; echo "$there"; } >"$build/constraints.txt"
+    constraints=$build/constraints.txt
+}
+
 run_pip() {
     action=$1
     shift
@@ -73,6 +80,7 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 get_packages
 describe_opencv
+pinned
 run_pip download --no-deps --no-binary ffcv --dest "$build" ffcv
 tar -xzf "$build"/ffcv-*.tar.gz -C "$build"
 sed -i "s/'opencv-python'/'opencv-python-headless'/" "$build"/ffcv-*/setup.py
