@@ -33,7 +33,7 @@ from data_prep.cache_arrays import (
 from pipeline.contracts import InputError, NotWritten
 from pipeline.files import sync_folder, write_atomically, write_text
 from pipeline.readings import Unreadable, read_object
-from pipeline.teachers.cache_format import EARLIER, MANIFEST, Layout, Manifest, differences, file_name, read_manifest
+from pipeline.teachers.cache_format import MANIFEST, Layout, Manifest, differences, file_name, read_manifest, whole
 
 Rows = dict[tuple[str, str], Tensor]  # float32 [M, width] by (stream, "logits" or "pooled")
 IDENTITY = "identity.json"
@@ -154,16 +154,10 @@ class Work:
         return dict(json.loads(Manifest(layout=self.layout, identity={}, files={}).text())["layout"])
 
     def _compare(self, there: dict[str, dict[str, object]], here: dict[str, dict[str, object]]) -> None:
-        a, b = ({"identity": self._whole(side["identity"]), "layout": side["layout"]} for side in (there, here))
+        a, b = ({"identity": whole(side["identity"]), "layout": side["layout"]} for side in (there, here))
         found = differences(a, b)
         if found:
             raise InputError(f"{self.folder} holds the cache of another teacher or run: {'; '.join(found[:3])}")
-
-    @staticmethod
-    def _whole(identity: dict[str, object]) -> dict[str, object]:
-        """With what writers of earlier versions do not say."""
-        said = identity.get("precision")
-        return identity | {"precision": EARLIER | said} if isinstance(said, dict) else identity
 
     # ---- parts -------------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from pipeline import views
 from pipeline.config import HelpRequested
 from pipeline.contracts import InputError
 from pipeline.engine import parallel
-from pipeline.teachers.cache_format import Manifest, check_sum, differences
+from pipeline.teachers.cache_format import Manifest, check_sum, differences, whole
 from pipeline.teachers.cache_reader import CacheReader
 from pipeline.teachers.codecs import errors, rounding
 
@@ -127,7 +127,7 @@ def main(argv: list[str]) -> None:
         source = open_source(config, world)
         if reader.layout.samples != len(source.images):
             raise InputError(f"{folder} is of {reader.layout.samples} images, the data set has {len(source.images)}")
-        for line in differences(reader.manifest.identity, identity(config, source)):
+        for line in differences(whole(reader.manifest.identity), identity(config, source)):
             print(f"warning: {line}")
         if not report(reader.manifest, sample(source, reader, own["records"], own["seed"]), world.tf32):
             raise NotEqual(f"{folder} is not what this teacher gives")

@@ -166,8 +166,8 @@ def _identity(found: Any) -> dict[str, Any]:
     for name in ("teacher", "dataset", "streams", "precision"):
         if not isinstance(identity.get(name, {}), dict):
             raise _Wrong(f"identity.{name} is {_short(identity[name])}")
-    if "precision" in identity:
-        identity["precision"] = EARLIER | identity["precision"]
+    if "precision" in identity:  # manifests say it since teachers are folded
+        identity["precision"] = {"fold": False} | identity["precision"]
     for name, known in (("amp", AUTOCAST), ("tf32", TF32_IN)):
         value = identity.get("precision", {}).get(name, "off")
         if not (isinstance(value, str) and value in known):
@@ -246,6 +246,12 @@ def open_array(folder: Path, manifest: Manifest, name: str, dtype: np.dtype[Any]
     if name.endswith(".index.npy") and not (array.min() >= 0 and array.max() < manifest.layout.classes):
         raise InputError(f"teacher cache {folder}: {name} is damaged: it names classes that there are not")
     return array
+
+
+def whole(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity with what writers of earlier versions do not say."""
+    said = identity.get("precision")
+    return {**identity, "precision": {**EARLIER, **said}} if isinstance(said, Mapping) else dict(identity)
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any], prefix: str = "") -> list[str]:

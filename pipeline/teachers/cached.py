@@ -8,7 +8,7 @@ import torch
 
 from pipeline.contracts import Batch, InputError, ModelOutput, Shapes, Signal, TeacherSource
 from pipeline.teachers import TEACHERS
-from pipeline.teachers.cache_format import differences
+from pipeline.teachers.cache_format import differences, whole
 from pipeline.teachers.cache_reader import CacheReader
 from pipeline.teachers.codecs import errors, rounding
 
@@ -73,7 +73,7 @@ class CachedTeacher:
 
     def accept(self, identity: Mapping[str, Any]) -> None:
         """Raises InputError that names both sides unless the records are of what this run shows and asks."""
-        there = dict(self.reader.manifest.identity)
+        there = whole(self.reader.manifest.identity)
         for section, name in (("teacher", "weights"), ("precision", "tf32")):
             if name not in identity[section]:
                 there[section] = {n: value for n, value in there.get(section, {}).items() if n != name}
