@@ -106,11 +106,10 @@ def test_the_fingerprint_knows_numbers_only() -> None:
     assert config_of("kd", PAIR, "teacher.fold=off").fingerprint() != plain
 
 
-def test_manifests_written_before_say_unfolded_and_without_tf32(tmp_path: Path) -> None:
+def test_manifests_written_before_say_unfolded(tmp_path: Path) -> None:
     layout = Layout(samples=2, classes=3, pooled=0, views=1, dtype="fp32")
     files = {name: {"bytes": 1, "sha256": ""} for name in layout.files(0)}
-    whole = {"amp": "off", "fold": True, "tf32": "convolutions"}
-    for said, read in (({"amp": "off"}, {"amp": "off", "fold": False, "tf32": "off"}), (whole, whole)):
+    for said, read in (({"amp": "off"}, {"amp": "off", "fold": False}), ({"amp": "off", "fold": True},) * 2):
         text = Manifest(layout=layout, identity={"precision": said}, files=files).text()
         (tmp_path / MANIFEST).write_text(text)
         assert read_manifest(tmp_path).identity["precision"] == read
