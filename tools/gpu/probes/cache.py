@@ -27,4 +27,5 @@ def write(bench: Bench, words: list[str], name: str, views: int = 1) -> str:
 
 
 def from_cache(folder: str) -> list[str]:
+    """Words of a training from it."""
     return ["teacher.source=cached", f"teacher.cache={folder}"]

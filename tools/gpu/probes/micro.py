@@ -52,10 +52,13 @@ def image(bench: Bench, rows: int) -> Tensor:
 
 
 def logits(network: Any) -> Work:
+    """The network's logits."""
     return lambda image_BCHW: network(image_BCHW).logits_BK
 
 
 def autocast(bench: Bench, network: nn.Module) -> Work:
+    """The same in bf16, weights cast on the way."""
+
     def work(image_BCHW: Tensor) -> Any:
         with torch.autocast(bench.device.type, dtype=torch.bfloat16):
             return network(image_BCHW).logits_BK

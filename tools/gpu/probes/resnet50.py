@@ -24,6 +24,7 @@ def run(bench: Bench) -> None:
 
 
 def measure(bench: Bench, mode: str) -> None:
+    """A line of images/s."""
     bench.settle()
     rows, side, warm_up, steps = (2, 32, 1, 1) if bench.small else (256, 224, 8, 40)
     model = "resnet18" if bench.small else "resnet50"

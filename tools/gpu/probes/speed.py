@@ -41,6 +41,7 @@ def run(bench: Bench) -> None:
 
 
 def rows_of(bench: Bench) -> int:
+    """Images of the training set."""
     return ROWS_SMALL if bench.small else ROWS
 
 
