@@ -1,5 +1,6 @@
 # Sourced by the scripts beside it, in the repository's root: wheels, a GPU, time that is left, logs, the table at the end.
-# PYTHON: interpreter (python3). DEVICE: cuda, or cpu to try a script out. OUT: where lines-NAME and logs-NAME.tgz go.
+# PATIENCE: factor of each stage's limit, for slow machines. PYTHON: interpreter (python3). DEVICE: cuda, or cpu to try out.
+# OUT: where lines-NAME and logs-NAME.tgz go.
 PYTHON=${PYTHON:-python3} DEVICE=${DEVICE:-cuda} OUT=${OUT:-/tmp/gpu_out}
 WHEELS=${WHEELS:-.whl}
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-4}
@@ -43,7 +44,7 @@ say() { echo "$1" | tee -a "$LOGS/lines"; }
 
 # limited NAME SECONDS COMMAND...: output to a log; a line with its code and time; the code. Its own limit, or what is left.
 limited() {
-  local name=$1 most=$2 began=$SECONDS code=0 word=ok; shift 2
+  local name=$1 most=$(($2 * ${PATIENCE:-1})) began=$SECONDS code=0 word=ok; shift 2
   [ "$(left)" -ge "$most" ] || most=$(left)
   if [ "$most" -lt "${LEAST:-5}" ]; then say "$name | left out, no time"; keep; return 0; fi
   OUT=$LOGS timeout -k 5 "$most" "$@" > "$LOGS/$name.log" 2>&1 || code=$?
