@@ -11,7 +11,7 @@ from pipeline.weights import PLAIN
 # What a run did that does not know the key yet: a file with averaged weights beside others gave the others.
 EARLIER = {"teacher.weights": PLAIN, "student.weights": PLAIN}
 # The variants that were the defaults of methods before others became so.
-WAS_DEFAULT = {"ofd": "eval_teacher"}
+WAS_DEFAULT = {"hkd": "paper", "ofd": "eval_teacher"}
 
 
 def as_recorded(config: TrainConfig, folder: Path) -> TrainConfig:

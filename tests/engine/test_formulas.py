@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 import short_runs
+import torch
+from safetensors.torch import load_file
 from short_runs import after_step, finish, forge, refused, stop
 
 from pipeline.distillers import DISTILLERS
@@ -103,3 +105,26 @@ def test_earlier_defaults_are_variants_still() -> None:
     assert earlier.WAS_DEFAULT["ofd"] == "eval_teacher"
     for method, variant in earlier.WAS_DEFAULT.items():
         assert variant in list(DISTILLERS.get(method).variants)[1:]
+
+
+def test_earlier_defaults_are_variants_and_not_the_default_of_now() -> None:
+    for method, variant in earlier.WAS_DEFAULT.items():
+        default, *others = DISTILLERS.get(method).variants
+        assert variant in others and variant != default
+
+
+@pytest.mark.parametrize("method", earlier.WAS_DEFAULT)
+def test_runs_of_earlier_defaults_go_on_as_they_began(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Patch, method: str
+) -> None:
+    was = earlier.WAS_DEFAULT[method]
+    words = (f"method={method}", *UNTAUGHT, "recipe=repdistiller")
+    with monkeypatch.context() as patch:  # as the earlier version, which had this default and its weights
+        kind = DISTILLERS.get(method)
+        patch.setattr(kind, "variants", {was: "", **kind.variants})
+        finish(root, "whole", capsys, *words)
+        run = stop(root, "x", after_step(3), *words)
+    of_earlier_version(run)
+    assert f"variant {was}" in finish(root, "x", capsys, *words)
+    found, wanted = (load_file(root / name / "student.safetensors") for name in ("x", "whole"))
+    assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
