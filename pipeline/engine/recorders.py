@@ -6,6 +6,7 @@ moment, and its Python runs no more.
 
 import re
 from collections.abc import Callable
+from subprocess import SubprocessError
 from typing import Any, Protocol
 
 import torch
@@ -48,8 +49,8 @@ class Recorder(Protocol):
     short_batches: bool
     evaluations: bool
 
-    def fuse(self, make: Pixels) -> Pixels:
-        """What makes the pixels of a batch, as one kernel of the graph."""
+    def fuse(self, make: Pixels, fallback: Fallback = untold) -> Pixels:
+        """What makes the pixels of a batch, as one kernel of the graph. fallback: told where that cannot be."""
 
     def run(self, body: Body) -> None:
         """A plain run, as recording needs it."""
@@ -57,6 +58,23 @@ class Recorder(Protocol):
     def record(self, body: Body, state: State, fallback: Fallback = untold) -> Replay:
         """Runs `body` once, and returns what runs it again. state: what a run changes; fallback: told where a part of
         the recording fails without which it can do. Raises NotCapturable."""
+
+
+def compiled_or(make: Pixels, compiled: Pixels, fallback: Fallback) -> Pixels:
+    """`compiled`, and `make` from the first call on that fails: without a C compiler (images of torch that only run it
+    have none) Triton makes no kernels, and a capture does without them."""
+    running = [compiled]
+
+    def run(*tensors: Tensor) -> Tensor:
+        if running[0] is not make:
+            try:
+                return running[0](*tensors)
+            except (RuntimeError, OSError, SubprocessError) as error:
+                running[0] = make
+                fallback(f"pixels cannot be compiled: {first_line(error)}", "make them by kernels of their own")
+        return make(*tensors)
+
+    return run
 
 
 class CudaRecorder:
@@ -77,10 +95,10 @@ class CudaRecorder:
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
 
-    def fuse(self, make: Pixels) -> Pixels:
+    def fuse(self, make: Pixels, fallback: Fallback = untold) -> Pixels:
         """Compiled: a capture alone would replay its dozen kernels."""
         if make not in self._fused:
-            self._fused[make] = self._compile_pixels(make)
+            self._fused[make] = compiled_or(make, self._compile_pixels(make), fallback)
         return self._fused[make]
 
     def run(self, body: Body) -> None:
@@ -121,9 +139,9 @@ class FusedCapture:
     def __init__(self, capture: CudaRecorder, tracer: "Tracer") -> None:
         self.capture, self.tracer = capture, tracer
 
-    def fuse(self, make: Pixels) -> Pixels:
+    def fuse(self, make: Pixels, fallback: Fallback = untold) -> Pixels:
         """As it is: the whole graph is compiled."""
-        return self.tracer.fuse(make)
+        return self.tracer.fuse(make, fallback)
 
     def run(self, body: Body) -> None:
         """On the stream of the capture."""
@@ -174,7 +192,7 @@ class Tracer:
         self.warm_up = 2 if compile_graph is None else 0
         self.short_batches = compile_graph is None
 
-    def fuse(self, make: Pixels) -> Pixels:
+    def fuse(self, make: Pixels, fallback: Fallback = untold) -> Pixels:
         """As it is: the whole graph is compiled."""
         return make
 

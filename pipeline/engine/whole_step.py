@@ -7,6 +7,7 @@ what a recorded teacher says of it.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,7 +55,10 @@ class WholeStep:
     def _fall_back(self, reason: str, instead: str) -> None:
         if reason not in self._reasons:
             self._reasons.append(reason)
-            self.note(f"runtime.compile={self.runner.config.runtime.compile}: {reason}; steps {instead}")
+            self._say(reason, instead)
+
+    def _say(self, reason: str, instead: str) -> None:
+        self.note(f"runtime.compile={self.runner.config.runtime.compile}: {reason}; steps {instead}")
 
     @property
     def graph(self) -> str | None:
@@ -119,7 +123,8 @@ class WholeStep:
         streams = dict.fromkeys(name.split(" ")[1] for name in tensors if name.startswith(ANSWER))
         answers = {s: self._answer(tensors, s) for s in streams}
         recorder = self.recorded.recorder
-        batch = self._batch.of(tensors).finished(None if recorder is None else recorder.fuse)
+        fuse = None if recorder is None else partial(recorder.fuse, fallback=self._say)
+        batch = self._batch.of(tensors).finished(fuse)
         self._take(batch, self._rows, answers)
 
     def _for_look_ups(self, batch: Batch) -> Batch:

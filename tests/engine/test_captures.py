@@ -1,5 +1,7 @@
 """CUDA's captures where they fail, simulated: what torch leaves undone, and streams that wait for each other."""
 
+from subprocess import CalledProcessError
+
 import pytest
 import torch
 from fake_cuda import DEVICE, FakeCuda, Stream
@@ -58,6 +60,21 @@ def test_a_capture_that_succeeds_is_replayed_once(cuda: FakeCuda) -> None:
     recorder = CudaRecorder(DEVICE, 1, lambda make: make)
     replay = recorder.record(lambda: ran.append(cuda.present), list)
     assert ran == [recorder.stream] and replay() is False and cuda.present is cuda.default
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, FileNotFoundError, CalledProcessError])
+def test_pixels_that_cannot_be_compiled_are_made_plainly(cuda: FakeCuda, kind: type[Exception]) -> None:
+    """Without a C compiler Triton makes no kernel; the capture itself needs none."""
+    told: list[str] = []
+
+    def broken(tensor: Tensor) -> Tensor:
+        raise CalledProcessError(1, "cc") if kind is CalledProcessError else kind("no C compiler\nset CC")
+
+    recorder = CudaRecorder(DEVICE, 1, lambda make: broken)
+    for _ in range(3):
+        make = recorder.fuse(torch.neg, lambda reason, instead: told.append(f"{reason}; {instead}"))
+        assert make(torch.full((), 2.0)) == -2
+    assert len(told) == 1 and told[0].startswith("pixels cannot be compiled: ")
 
 
 def taught() -> ModelOutput:

@@ -48,7 +48,7 @@ class Refusing:
         body()
         self.inside = False
 
-    def fuse(self, make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def fuse(self, make: Callable[..., Tensor], fallback: object = None) -> Callable[..., Tensor]:
         return make
 
     def record(self, body: Body, *others: object) -> Callable[[], bool]:
