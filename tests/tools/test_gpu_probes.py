@@ -1,14 +1,17 @@
 """tools/gpu on a CPU: every stage runs, tiny, so that the tool is not stale when a GPU is at hand."""
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 from fake_cuda import FakeCuda
+from torch.autograd import DeviceType
 
 from tools.gpu import probe
-from tools.gpu.probes import STAGES, ddp, micro
+from tools.gpu.probes import STAGES, ddp, micro, speed
 from tools.gpu.probes.bench import Bench
 
 
@@ -48,6 +51,22 @@ def test_what_only_a_gpu_runs_with_a_stand_in(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: fake.graph(graph, None, stream, "global"))
     assert micro.replayed(lambda x: calls.append(x), torch.zeros(()), times=4) == 2000 and len(calls) == 4
+
+
+def test_launches_are_not_counted_as_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rows(list[SimpleNamespace]):
+        def table(self, **how: object) -> str:
+            return str(how)
+
+    def rows() -> Rows:
+        of_host = SimpleNamespace(count=25, device_type=DeviceType.CPU, self_device_time_total=0)
+        return Rows([of_host, SimpleNamespace(count=40, device_type=DeviceType.CUDA, self_device_time_total=100.0)])
+
+    profile = SimpleNamespace(key_averages=rows)
+    monkeypatch.setattr(torch.profiler, "profile", lambda **how: contextlib.nullcontext(profile))
+    monkeypatch.setattr(speed, "advance", lambda trainer, steps: None)
+    speed.kernels(Bench("speed", torch.device("cuda"), tmp_path, tmp_path), "live, graph", None, 9.0)
+    assert "| 2 a step, busy 5 us of 9 |" in (tmp_path / "lines").read_text()
 
 
 def test_a_failure_is_a_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 import time
 
 import torch
+from torch.autograd import DeviceType
 
 from pipeline.engine.loop import Trainer
 from pipeline.engine.resume import state_of
@@ -84,7 +85,10 @@ def border(ours: Trainer) -> tuple[float, float]:
 
 
 def kernels(bench: Bench, name: str, ours: Trainer, step_us: float) -> None:
-    """How many kernels a step has and how long they keep the device busy; their table goes to bench.out."""
+    """How many kernels a step has and how long they keep the device busy; their table goes to bench.out.
+
+    The host's launches (cudaGraphLaunch ...) are among the rows too, and are no kernels.
+    """
     kinds = torch.profiler.ProfilerActivity
     steps = 1 if bench.small else PROFILED
     with torch.profiler.profile(activities=[kinds.CPU if bench.small else kinds.CUDA]) as profile:
@@ -92,6 +96,6 @@ def kernels(bench: Bench, name: str, ours: Trainer, step_us: float) -> None:
     rows = profile.key_averages()
     file = bench.out / f"kernels-{name.replace(', ', '-').replace(' ', '_')}.txt"
     file.write_text(str(rows.table(sort_by="self_device_time_total", row_limit=40)))
-    count = sum(entry.count for entry in rows) / steps
+    count = sum(entry.count for entry in rows if bench.small or entry.device_type != DeviceType.CPU) / steps
     busy = sum(entry.self_device_time_total for entry in rows) / steps
     bench.say("  its kernels", f"{count:.0f} a step, busy {busy:.0f} us of {step_us:.0f}")
