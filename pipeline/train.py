@@ -29,7 +29,7 @@ from pipeline.contracts import InputError
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import interrupts, parallel, tf32
-from pipeline.engine.earlier import as_recorded
+from pipeline.engine.earlier import as_begun, as_recorded
 from pipeline.engine.latch import NonFiniteLoss
 from pipeline.engine.loop import CheckpointNotWritten, Trainer
 from pipeline.engine.parallel import World
@@ -142,9 +142,18 @@ def hold(runs: Iterable[RunDir], locks: Locks) -> None:
             locks.enter_context(run.locked())
 
 
+def seeds_of(config: TrainConfig) -> list[tuple[TrainConfig, RunDir]]:
+    """Configuration and folder of each seed; those that have not begun go by the defaults of those that have."""
+    runs = [(seeded, folder_of(seeded)) for seeded in (one_seed(config, k) for k in range(config.seeds))]
+    if len(runs) == 1 or config.run.resume == "never":
+        return runs
+    begun = as_begun(config, [run.folder for _, run in runs])
+    return [(one_seed(begun, k).model_copy(update={"run": seeded.run}), run) for k, (seeded, run) in enumerate(runs)]
+
+
 def one_after_another(config: TrainConfig) -> None:
     """Every seed in this process, on this rank."""
-    runs = [(seeded, folder_of(seeded)) for seeded in (one_seed(config, k) for k in range(config.seeds))]
+    runs = seeds_of(config)
     with parallel.start(config.runtime) as world, contextlib.ExitStack() as locks:
         reporter = Reporter(leader=world.leader)
         if len(runs) > 1:
@@ -162,7 +171,7 @@ def at_once(config: TrainConfig) -> None:
             "runtime.parallel_seeds trains each seed on one rank: start it by python, not by torchrun with several "
             "ranks, or leave it off"
         )
-    runs = {seeded.seed: (seeded, folder_of(seeded)) for seeded in (one_seed(config, k) for k in range(config.seeds))}
+    runs = {seeded.seed: (seeded, run) for seeded, run in seeds_of(config)}
     share, display = share_out(len(runs), config.runtime), Display()
     prepare_to_fork()
     LOADERS.names()  # imports them

@@ -1,5 +1,6 @@
 """Defaults that have changed since a run began: it goes on with those that it began with."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from pipeline.weights import PLAIN
 EARLIER = {"teacher.weights": PLAIN, "student.weights": PLAIN}
 # The variants that were the defaults of methods before others became so.
 WAS_DEFAULT = {"hkd": "paper", "ofd": "eval_teacher"}
+# Variants that presets named for some pairs of networks, and that are the defaults since.
+NAMED_DEFAULT = {"hkd": "semckd"}
 
 
 def as_recorded(config: TrainConfig, folder: Path) -> TrainConfig:
@@ -27,10 +30,17 @@ def as_recorded(config: TrainConfig, folder: Path) -> TrainConfig:
         keys = getattr(config, section)
         if getattr(keys, name) is None and there.get(key, old) == old:
             config = config.model_copy(update={section: keys.model_copy(update={name: old})})
-    was = WAS_DEFAULT.get(config.method)
-    if was is not None and config.variant == "default" and _trains_by(was, config.method, folder):
+    was, named = WAS_DEFAULT.get(config.method), NAMED_DEFAULT.get(config.method)
+    if config.variant == "default" and named is not None and there.get("variant") == named:
+        config = config.model_copy(update={"variant": named})
+    elif config.variant == "default" and was is not None and _trains_by(was, config.method, folder):
         config = config.model_copy(update={"variant": was})
     return config
+
+
+def as_begun(config: TrainConfig, folders: Iterable[Path]) -> TrainConfig:
+    """`as_recorded` by the first of these runs that began with an old value: seeds of one group, all with the same."""
+    return next((old for folder in folders if (old := as_recorded(config, folder)) != config), config)
 
 
 def _trains_by(variant: str, method: str, folder: Path) -> bool:

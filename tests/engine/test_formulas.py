@@ -128,3 +128,26 @@ def test_runs_of_earlier_defaults_go_on_as_they_began(
     assert f"variant {was}" in finish(root, "x", capsys, *words)
     found, wanted = (load_file(root / name / "student.safetensors") for name in ("x", "whole"))
     assert found.keys() == wanted.keys() and all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
+def test_a_variant_that_presets_named_for_a_pair_goes_on_as_the_default(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """hkd's presets named semckd where the stage lists differ in length."""
+    words = ("method=hkd", *UNTAUGHT, "teacher.model=vgg8")
+    of_earlier_version(stop(root, "x", after_step(3), *words, "variant=semckd"))
+    assert "resumed at step 3" in finish(root, "x", capsys, *words)
+    assert all(next(iter(DISTILLERS.get(m).variants)) == named for m, named in earlier.NAMED_DEFAULT.items())
+
+
+def test_seeds_that_have_not_begun_go_by_the_default_of_those_that_have(
+    root: Path, capsys: pytest.CaptureFixture[str], other_default: None
+) -> None:
+    words = (*AT, "seeds=2", "optim.epochs=1")
+    run = stop(root, "x", after_step(1), *words, "variant=aligned")
+    of_earlier_version(run / "seed0")
+    config = run / "seed0" / "config.yaml"
+    config.write_text(config.read_text().replace("variant: aligned", "variant: default"))
+    assert not (run / "seed1").exists()
+    assert "(variant default" not in finish(root, "x", capsys, *words)
+    assert "variant: aligned" in (run / "seed1" / "config.yaml").read_text()
