@@ -58,8 +58,7 @@ def _faults(
     clock = state["clock"]
     if not (isinstance(clock, dict) and clock.keys() == {"images", "seconds"} and all(map(_count, clock.values()))):
         yield "clock"
-    if not isinstance(state.get("graph"), str | None):
-        yield "graph"
+    yield from (name for name in ("graph", "tf32") if not isinstance(state.get(name), str | None))
     if not (_whole(state["resumed"]) and _count(state["wall_seconds"])):
         yield "resumed or wall_seconds"
 

@@ -248,7 +248,7 @@ class Trainer:
             resumed=self.resumed,
             steps=self.done,
             replaced_images=len(self.replaced),
-            tf32=self.world.tf32,
+            tf32=self.take_step.tf32 or self.world.tf32,
         )
         with self._inference():
             state = self.parts.student.state_dict() | predictor_state(self.parts.distiller)

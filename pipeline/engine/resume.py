@@ -26,6 +26,7 @@ def state_of(trainer: "Trainer") -> State:
         "records": list(trainer.records[: trainer.closed]),
         "clock": {"images": trainer.clock.images, "seconds": trainer.clock.seconds},
         "graph": trainer.take_step.graph,
+        "tf32": trainer.take_step.tf32,
         "resumed": trainer.resumed,
         "wall_seconds": trainer.wall(),
         **trainer.parts.said,
@@ -55,7 +56,7 @@ def resume(trainer: "Trainer") -> None:
         # A run that was limited has closed the epoch that it was cut in: without the limit this epoch goes on.
         trainer.closed = closed if done >= trainer.total_steps else min(closed, done // trainer.steps_per_epoch)
         trainer.resumed = state["resumed"] + 1
-        trainer.take_step.earlier = state.get("graph")
+        trainer.take_step.earlier, trainer.take_step.earlier_tf32 = state.get("graph"), state.get("tf32")
         trainer.wall_before = state["wall_seconds"]
         trainer.clock = Clock(**state["clock"])
         kept = state["records"][: trainer.closed] if "records" in state else None

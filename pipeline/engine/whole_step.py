@@ -25,12 +25,20 @@ ANSWER = "answer"
 PARTS = ("logits_BK", "pooled_BD")
 
 
+def in_turn(earlier: str | None, own: str | None) -> str | None:
+    """What a run's processes did, one after the other; `own`: the present one."""
+    told = [] if earlier is None else earlier.split(THEN)
+    if own is not None and own not in told:
+        told.append(own)
+    return THEN.join(told) or None
+
+
 class WholeStep:
     """Takes steps with `runner`; recorder: what makes graphs, None = plain steps.
 
     A method that is not capturable, an update rule that reads the host, or a recorded teacher with slices of batches
     (optim.accumulate) makes the steps plain ones; `note` is told so. earlier: what the steps of
-    the run's earlier processes ran as (`graph`).
+    the run's earlier processes ran as (`graph`); earlier_tf32: the same of `tf32`.
     """
 
     def __init__(
@@ -43,6 +51,7 @@ class WholeStep:
     ) -> None:
         self.runner, self.meters, self.latch, self.note = runner, meters, latch, note
         self.earlier: str | None = None
+        self.earlier_tf32: str | None = None
         self._taken = False
         self._reasons: list[str] = []
         reason = self._why_plain(recorder) if as_graph(runner.config.runtime) else None
@@ -63,11 +72,12 @@ class WholeStep:
     @property
     def graph(self) -> str | None:
         """What the run's steps ran as, all its processes told in turn; None while nothing is recorded yet."""
-        told = [] if self.earlier is None else self.earlier.split(THEN)
-        own = self._own_graph()
-        if own is not None and own not in told:
-            told.append(own)
-        return THEN.join(told) or None
+        return in_turn(self.earlier, self._own_graph())
+
+    @property
+    def tf32(self) -> str | None:
+        """Where TF32 was in force, all the run's processes told in turn; None before there was a step."""
+        return in_turn(self.earlier_tf32, self.runner.world.tf32 if self._taken else None)
 
     def _own_graph(self) -> str | None:
         recorder = self.recorded.recorder

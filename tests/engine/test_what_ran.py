@@ -1,4 +1,4 @@
-"""summary.json says what the steps ran as: `graph`."""
+"""summary.json says what the steps ran as: `graph`, `tf32`."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 from short_runs import Capture, after_step, finish, forge, make_data, refused, stop, unseal
 
-from pipeline.engine import parallel
+from pipeline.engine import parallel, tf32
 from pipeline.engine.whole_step import FALLBACK
 
 GRAPH = "runtime.compile=graph"
@@ -24,8 +24,8 @@ def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "compile_graph", lambda graph: graph)
 
 
-def told(root: Path, name: str) -> str:
-    found: str = json.loads((root / name / "summary.json").read_text())["graph"]
+def told(root: Path, name: str, key: str = "graph") -> str:
+    found: str = json.loads((root / name / "summary.json").read_text())[key]
     return found
 
 
@@ -43,6 +43,19 @@ def test_resumed_runs(root: Path, capsys: Capture, uncompiled: None) -> None:
     assert told(root, "resumed") == "off, then compiled"
 
 
+def test_a_run_that_goes_on_without_tf32(root: Path, capsys: Capture) -> None:
+    def patch(monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tf32, "settle", lambda runtime, device: tf32.CONVOLUTIONS)
+        after_step(1)(monkeypatch)
+
+    stop(root, "rounded", patch, "run.checkpoint_steps=1")
+    finish(root, "rounded", capsys)
+    assert told(root, "rounded", "tf32") == "convolutions, then off"
+    (root / "rounded" / "summary.json").unlink()
+    finish(root, "rounded", capsys)  # no step is left to take
+    assert told(root, "rounded", "tf32") == "convolutions, then off"
+
+
 def test_a_method_that_cannot_be_recorded(root: Path, capsys: Capture) -> None:
     words = ("method=heda", "teacher.model=resnet8", "teacher.checkpoint=none", GRAPH, "run.limit_steps=1")
     out = finish(root, "heda", capsys, *words)
@@ -57,8 +70,9 @@ def test_too_few_whole_batches(root: Path, capsys: Capture, uncompiled: None) ->
     assert f"{GRAPH}: no batch of one shape came often enough to be recorded; steps ran plainly\n" in out
 
 
-def test_a_forged_entry_is_refused(root: Path, capsys: Capture) -> None:
-    folder = stop(root, "forged", after_step(1), "run.checkpoint_steps=1")
-    assert unseal(folder / "checkpoints" / "last.pt")["graph"] == "off"
-    forge(folder / "checkpoints" / "last.pt", lambda state: state.update(graph=torch.zeros(2)))
-    assert "does not fit this run (graph)" in refused(root, "forged", capsys)
+@pytest.mark.parametrize("key", ["graph", "tf32"])
+def test_a_forged_entry_is_refused(root: Path, capsys: Capture, key: str) -> None:
+    folder = stop(root, f"forged_{key}", after_step(1), "run.checkpoint_steps=1")
+    assert unseal(folder / "checkpoints" / "last.pt")[key] == "off"
+    forge(folder / "checkpoints" / "last.pt", lambda state: state.update({key: torch.zeros(2)}))
+    assert f"does not fit this run ({key})" in refused(root, f"forged_{key}", capsys)
