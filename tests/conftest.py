@@ -14,7 +14,6 @@ ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE), str(HERE / "golden")]
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-GOLDEN = HERE / "golden" / "data"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,19 +48,9 @@ def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return copy
 
 
-def golden_folders(config: pytest.Config, marker: str) -> list[Path]:
-    """Folders whose golden file `marker` is to be tested."""
-    chosen: Path | None = config.getoption("--golden")
-    folders = sorted(p for p in GOLDEN.iterdir() if p.is_dir()) if chosen is None else [chosen]
-    found = [f for f in folders if (f / marker).is_file()]
-    if chosen is not None and not any((chosen / name).is_file() for name in ("manifest.json", "models.json")):
-        raise pytest.UsageError(f"--golden {chosen}: no manifest.json or models.json there")
-    return found
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "golden_case" in metafunc.fixturenames:
-        from golden_cases import cases_in
+        from golden_cases import cases_in, golden_folders
 
         cases = [c for folder in golden_folders(metafunc.config, "manifest.json") for c in cases_in(folder)]
         metafunc.parametrize("golden_case", cases, ids=str)

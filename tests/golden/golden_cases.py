@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+GOLDEN = Path(__file__).resolve().parent / "data"
 DTYPES = {"f32": torch.float32, "f64": torch.float64}
 
 
@@ -131,3 +133,13 @@ def cases_in(folder: Path) -> list[Case]:
         for file, content in manifest["files"].items()
         for name, c in content["cases"].items()
     ]
+
+
+def golden_folders(config: pytest.Config, marker: str) -> list[Path]:
+    """Folders whose golden file `marker` is to be tested."""
+    chosen: Path | None = config.getoption("--golden")
+    folders = sorted(p for p in GOLDEN.iterdir() if p.is_dir()) if chosen is None else [chosen]
+    found = [f for f in folders if (f / marker).is_file()]
+    if chosen is not None and not any((chosen / name).is_file() for name in ("manifest.json", "models.json")):
+        raise pytest.UsageError(f"--golden {chosen}: no manifest.json or models.json there")
+    return found

@@ -1,8 +1,7 @@
 """Blocks and KDrefine's students against the official code, tighter than other golden cases: a fold has to be exact."""
 
 import pytest
-from conftest import golden_folders
-from golden_cases import Case, cases_in
+from golden_cases import Case, cases_in, golden_folders
 from test_golden_methods import compare
 
 FILES = ("rep_blocks.npz", "rep_nets.npz")
