@@ -94,7 +94,7 @@ def compose(
     unknown_is_reported_by_its_layer: Problems = []
     given = canonical_names(given, {k: names[k] for k in uses if k in names}, unknown_is_reported_by_its_layer)
     own = {k: v for k, v in given.items() if k not in ("pair", "recipe")}  # their layers set the canonical spelling
-    layers = layers_of(given, problems, uses, names.get("student.model"), arguments_of)
+    layers = layers_of(given, problems, uses, names, arguments_of)
     below = [{k: v for k, v in layer.items() if k in schema.model_fields} for layer in layers]
     values = canonical_names(merge(*below, own), names, problems)
     if arguments_of is not None and not problems:

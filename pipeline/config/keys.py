@@ -1,6 +1,6 @@
 """Nested and dotted keys, and the error that collects what is wrong with them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Problems = list[str]
@@ -15,6 +15,23 @@ class ConfigError(ValueError):
         more = len(told) - MOST_LINES
         self.problems = told if more <= 0 else [*told[:MOST_LINES], f"and {more:,} more problems of this kind"]
         super().__init__("\n".join(self.problems))
+
+
+class NoLayer(ConfigError):
+    """There is no configs/<kind>/<name>.yaml."""
+
+    def __init__(self, problems: Problems, kind: str, name: str) -> None:
+        super().__init__(problems)
+        self.kind, self.name = kind, name
+
+    def told(self, names: Mapping[str, Callable[[str, Mapping[str, Any]], str]]) -> Problems:
+        """The problems; of a part whose class is registered (names: see `compose`), which file is missing."""
+        try:
+            name = names[self.kind](self.name, {})
+        except LookupError:
+            return self.problems
+        file = f"configs/{self.kind}/{name}.yaml"
+        return [f"{self.kind} {name!r} is registered, but its file {file} is missing; it may hold a comment only"]
 
 
 class HelpRequested(Exception):

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from pipeline.config.by_type import Kind, typed
-from pipeline.config.keys import ConfigError, Problems, flatten
+from pipeline.config.keys import ConfigError, NoLayer, Problems, flatten
 from pipeline.config.layer_check import (
     SELECTORS,
     Canonical,
@@ -98,11 +98,11 @@ def find_pair(spelling: str, table: Mapping[str, Any]) -> str:
 
 
 def layer_path(kind: str, name: str) -> Path:
-    """configs/<kind>/<name>.yaml. Raises ConfigError that names the nearest known one."""
+    """configs/<kind>/<name>.yaml. Raises NoLayer that names the nearest known one."""
     known = sorted(p.stem for p in (CONFIGS / kind).glob("*.yaml"))
     if str(name).lower() not in known:
         near = hint(str(name).lower(), known)
-        raise ConfigError([f"unknown {kind} {short(name)}{near} (known: {', '.join(known)})"])
+        raise NoLayer([f"unknown {kind} {short(name)}{near} (known: {', '.join(known)})"], kind, name)
     return CONFIGS / kind / f"{str(name).lower()}.yaml"
 
 
@@ -248,14 +248,15 @@ def layers_of(
     given: Mapping[str, Any],
     problems: Problems,
     uses: tuple[str, ...],
-    network: Canonical | None = None,
+    names: Mapping[str, Canonical],
     arguments: Callable[[str], type] | None = None,
 ) -> list[dict[str, Any]]:
     """The layers below the user's own, in order.
 
-    uses: the selectors that the entry point knows; network: gives a network's registered name; arguments: gives a
-    method's dataclass.
+    uses: the selectors that the entry point knows; names: by key, what gives a part's registered name; arguments: gives
+    a method's dataclass.
     """
+    network = names.get("student.model")
     chosen: dict[str, Any] = {k: given.get(k) for k in SELECTORS if k in uses}
     found: dict[str, dict[str, Any]] = {}
 
@@ -263,6 +264,8 @@ def layers_of(
         try:
             found[kind] = read()
             problems.extend(_misnamed(kind, chosen[kind], Known(network, arguments)))
+        except NoLayer as error:
+            problems.extend(error.told(names))
         except ConfigError as error:
             problems.extend(error.problems)
 

@@ -48,7 +48,7 @@ def composed(dataset: str, method: str, recipe: str, pair: str | None = None) ->
     chosen = {"dataset": dataset, "method": method, "recipe": recipe} | ({"pair": pair} if pair else {})
     nested: dict[str, Any] = {}
     with mock.patch.object(layers, "read_yaml", read_once):
-        below = layers.layers_of(chosen, found, layers.SELECTORS, NAMES["student.model"])
+        below = layers.layers_of(chosen, found, layers.SELECTORS, NAMES)
     for layer in below:
         for name in layer.keys() & TrainConfig.model_fields.keys():
             value = layer[name]

@@ -209,3 +209,23 @@ def test_suggestions_make_sense(text: str, message: str, tmp_path: Path) -> None
     file.write_text(text)
     found = problems("dataset=cifar100", f"config={file}")
     assert any(message in line and str(file) in line for line in found), found
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "words"),
+    [
+        ("dataset", "cifar100", BASE),
+        ("dataset", "folder", ["dataset=ImageFolder", "model=resnet8"]),
+        ("method", "kd", WORDS["method"]),
+        ("method", "crd", ["dataset=cifar100", "pair=resnet56-resnet20", "method=kd+crd"]),
+    ],
+)
+def test_a_registered_part_without_a_file_is_told_which(configs: Path, kind: str, name: str, words: list[str]) -> None:
+    """Not 'unknown': the class is there. An empty file is enough."""
+    file = configs / kind / f"{name}.yaml"
+    file.unlink()
+    missing = f"{kind} {name!r} is registered, but its file configs/{kind}/{name}.yaml is missing"
+    found = problems(*words)
+    assert len(found) == 1 and found[0].startswith(missing)
+    file.write_text("# nothing\n")
+    make(*words)
