@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import TrainConfig
-from pipeline.engine.formulas import changed_formulas
+from pipeline.engine.formulas import changed_formulas, is_first_stage
 from pipeline.engine.numbers import differences
 from pipeline.engine.records import fault_of, is_finite
 from pipeline.engine.step import DistillationStep
@@ -49,7 +49,9 @@ def _faults(
     if "config" in state:
         other = state["config"]
         yield from differences(other, config) if _json(other, dict) else ["config is no table of keys"]
-    yield from changed_formulas(state, step.distiller, config)
+    limit = config.run.limit_steps or config.optim.epochs * steps
+    if is_first_stage(step.distiller) or not _trained(state["position"], min(limit, config.optim.epochs * steps)):
+        yield from changed_formulas(state, step.distiller, config)
     yield from _tensors("model", state["model"], step.student.state_dict())
     yield from _tensors("distiller", state["distiller"], step.distiller.state_dict())
     yield from _of_updater(state["updater"], updater)
@@ -217,6 +219,11 @@ def _sums(found: object) -> bool:
         return False
     sizes = (3 + len(names),) if names else (0, 3)
     return bool(_plain(total) and total.dim() == 1 and total.dtype == torch.float64 and len(total) in sizes)
+
+
+def _trained(position: object, steps: int) -> bool:
+    """Whether all steps are taken; what follows a first stage is trained by the same method, so that does not count."""
+    return isinstance(position, dict) and _whole(position.get("done")) and position["done"] >= steps
 
 
 def _of_position(state: dict[str, Any], epochs: int, steps: int) -> Iterator[str]:

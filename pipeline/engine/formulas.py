@@ -20,6 +20,11 @@ def formulas(distiller: Distiller, method: str) -> Formulas:
     return {name: [part.variant, part.revised.get(part.variant, "")] for name, part in parts.items()}
 
 
+def is_first_stage(distiller: Distiller) -> bool:
+    """Whether this is the first stage of a method, wrapped (engine/stages.py)."""
+    return hasattr(distiller, "method")
+
+
 def changed_formulas(state: Mapping[str, Any], distiller: Distiller, config: TrainConfig) -> Iterator[str]:
     """What the run of `state` computed otherwise than `distiller` does."""
     now = formulas(distiller, config.method)

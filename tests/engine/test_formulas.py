@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 from short_runs import after_step, finish, forge, refused, stop
 
+from pipeline import train
 from pipeline.distillers import DISTILLERS
 from pipeline.engine import earlier, formulas, numbers
 
@@ -68,6 +69,26 @@ def test_a_run_by_the_new_formula_goes_on(root: Path, capsys: pytest.CaptureFixt
     stop(root, "y", after_step(3), *AT)
     revise(monkeypatch, "at", matched="sum of the maps")
     assert "of another version" in refused(root, "y", capsys, *AT)
+
+
+@pytest.mark.parametrize("limit", [(), ("run.limit_steps=3",)], ids=["whole", "limited"])
+def test_a_finished_run_stays_finished(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Patch, limit: tuple[str, ...]
+) -> None:
+    finish(root, "x", capsys, *AT, *limit)
+    of_earlier_version(root / "x")
+    revise(monkeypatch, "at", matched="sum of the maps")
+    assert "already complete" in finish(root, "x", capsys, *AT, *limit)
+
+
+def test_what_follows_a_first_stage_of_another_formula_is_refused(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Patch
+) -> None:
+    words = ("method=fsp", *UNTAUGHT, "method_args.first_epochs=1", "method_args.first_lr=1e-6")
+    stop(root, "x", lambda patch: patch.setattr(train, "Trainer", short_runs.killed), *words)
+    of_earlier_version(root / "x" / "first_stage")
+    revise(monkeypatch, "fsp", repdistiller="sum of the maps")
+    assert "fsp's variant repdistiller of another version" in refused(root, "x", capsys, *words)
 
 
 def test_an_earlier_default_goes_on(root: Path, capsys: pytest.CaptureFixture[str], other_default: None) -> None:
