@@ -9,13 +9,13 @@ from pathlib import Path
 from pipeline.contracts import unwritten
 from pipeline.engine.run_dir import commit_of
 from pipeline.files import write_json
+from pipeline.utils.places import PACKAGES, ROOT, installed_configs
 
-ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("pipeline", "launch", "data_prep", "configs", "setup.cfg")
+PARTS = (*PACKAGES, "configs", "setup.cfg")
 
 
 def source_files(root: Path) -> list[str]:
-    """Files of the code, relative to `root`: git's, tracked or new but not ignored; without git, all but caches."""
+    """Files of the code, relative to `root`: git's, tracked or new but not ignored; without git all but caches."""
     listed = subprocess.run(
         ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS],
         capture_output=True, text=True,
@@ -23,7 +23,8 @@ def source_files(root: Path) -> list[str]:
     own = (root / ".git").exists()  # a snapshot in the runs/ of a repository is ignored by it
     if own and listed.returncode == 0:
         return [name for name in sorted(set(listed.stdout.split("\0"))) if name and (root / name).is_file()]
-    every = (p for part in PARTS for p in [root / part, *(root / part).rglob("*")] if p.is_file())
+    parts = PACKAGES if installed_configs(root).is_dir() else PARTS  # beside installed packages lie those of others
+    every = (p for part in parts for p in [root / part, *(root / part).rglob("*")] if p.is_file())
     return sorted(str(p.relative_to(root)) for p in every if "__pycache__" not in p.parts)
 
 

@@ -29,6 +29,7 @@ from pipeline.config import ConfigError, describe
 from pipeline.contracts import InputError
 from pipeline.engine.interrupts import EXIT_CODE
 from pipeline.files import write_text
+from pipeline.utils.commands import as_typed
 
 FAILURES: dict[type[Exception], int] = {Failed: 1, Stopped: EXIT_CODE}
 
@@ -74,7 +75,8 @@ def away(plan: Plan, jobs: list[Job]) -> None:
     ids = list(dict.fromkeys(job.job_id.partition("_")[0] for _, job in jobs))
     if ids:
         print(f"jobs {' '.join(ids)}; to stop them: scancel {' '.join(ids)}")
-    print(f"watch:  python launch/status.py {plan.folder}\ntable:  python launch/table.py {plan.folder}")
+    watch, table = as_typed("python launch/status.py"), as_typed("python launch/table.py")
+    print(f"watch:  {watch} {plan.folder}\ntable:  {table} {plan.folder}")
 
 
 def stay(asked: Asked, plan: Plan, standing: Standing, jobs: list[Job]) -> None:

@@ -13,10 +13,12 @@ import torch
 from pipeline.contracts import InputError
 from pipeline.nearest import hint
 from pipeline.plain_yaml import Node, Plain, YamlFault, read, shown
+from pipeline.utils.commands import as_typed
+from pipeline.utils.places import CONFIGS
 
-TABLE = Path(__file__).resolve().parents[1] / "configs" / "teachers.yaml"
+TABLE = CONFIGS / "teachers.yaml"
 RUN_FILE = "student.safetensors"
-FETCH = "python data_prep/fetch_teachers.py"
+FETCH = as_typed("python data_prep/fetch_teachers.py")
 
 _FILE = {"file": str, "sha256": str, "holds": {None: str}, "unpack": str}
 _RELEASE = {"dataset": str, "page": str, "licence": str, "base": str, "files": [_FILE]}

@@ -11,6 +11,7 @@ from pipeline.contracts import InputError, NotWritten
 from pipeline.peers import End
 from pipeline.readings import Unreadable
 from pipeline.registry import UnknownName
+from pipeline.utils.commands import as_typed
 
 USER_ERROR = 2
 FAILED = 1
@@ -46,7 +47,7 @@ def _code(main: Callable[[list[str]], None], help_text: Callable[[], str], failu
     try:
         main(sys.argv[1:])
     except HelpRequested:
-        print(help_text())
+        print(as_typed(help_text()))
     except BrokenPipeError:
         return FAILED  # whoever read what is printed has ended
     except Exception as error:
@@ -110,7 +111,7 @@ def _said(end: End, *, of_group: bool = False) -> int:
 
 def _print(text: str) -> None:
     sys.stdout.flush()
-    print(text, file=sys.stderr, flush=True)
+    print(as_typed(text), file=sys.stderr, flush=True)
 
 
 def _print_of_rank(rank: int, end: End) -> None:

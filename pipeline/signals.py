@@ -33,6 +33,7 @@ LAUNCHED = ("TORCHELASTIC_RUN_ID", "SLURM_JOB_ID", "WORLD_SIZE")
 ANEW = "nothing is left half-written, the same command starts anew"
 GOES_ON = "nothing was left to save, the same command goes on"
 ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = ("pipeline", "launch", "data_prep")
 PR_SET_PDEATHSIG = 1
 CURSOR = b"\x1b[?25h"  # of a terminal: shown, where a progress bar has hidden it
 
@@ -204,7 +205,8 @@ class Listener:
         frame = sys._current_frames().get(self._main)
         while frame is not None:
             path = Path(frame.f_code.co_filename)
-            if path.is_relative_to(ROOT) and path.parent != ROOT and path != Path(__file__):
+            inside = path.relative_to(ROOT).parts if path.is_relative_to(ROOT) else ()
+            if inside[:1] and inside[0] in PACKAGES and path != Path(__file__):
                 return f" in {path.relative_to(ROOT)}:{frame.f_lineno} ({frame.f_code.co_name})"
             frame = frame.f_back
         return ""

@@ -28,8 +28,7 @@ from pipeline.config.layer_check import (
 from pipeline.config.words import read_tree
 from pipeline.nearest import hint, nearest, short
 from pipeline.plain_yaml import resolve
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+from pipeline.utils.places import CONFIGS
 
 
 def read_yaml(path: Path, schema: type[BaseModel] | None = None) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pipeline.engine.summary import is_summary
 from pipeline.files import put_aside, write_atomically, write_json, write_text
 from pipeline.plain_yaml import dump
 from pipeline.readings import Unreadable, read_json
+from pipeline.utils.places import ROOT, VERSION, installed_configs
 from pipeline.weights import sealed
 
 PACKAGES = ("torch", "torchvision", "numpy", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "ffcv", "apex")
@@ -171,16 +172,15 @@ class RunDir:
 
 def environment() -> dict[str, Any]:
     """Versions, commit and hardware of this process."""
-    versions = {}
+    versions = {"stillhouse": VERSION}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-    source = Path(__file__).resolve().parents[2]
     cuda = torch.cuda.is_available()
     return {
         "python": platform.python_version(),
         "versions": versions,
-        **commit_of(source),
+        **commit_of(ROOT),
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
         "cpu_threads": torch.get_num_threads(),
@@ -196,6 +196,8 @@ def commit_of(source: Path) -> dict[str, Any]:
     with contextlib.suppress(FileNotFoundError):
         made = json.loads((source / "SNAPSHOT.json").read_text())
         return {"git": made["git"], "snapshot_sha256": made["sha256"]}
+    if installed_configs(source).is_dir():
+        return {"git": None}  # a repository around an environment is another one
     told = subprocess.run(
         ["git", "-C", str(source), "describe", "--always", "--dirty", "--abbrev=40"], capture_output=True, text=True
     )

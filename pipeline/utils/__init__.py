@@ -1,0 +1,1 @@
+"""Helpers that import nothing of the project: files, YAML, names, mixing."""
