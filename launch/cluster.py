@@ -8,9 +8,10 @@ from typing import Any, Literal
 from pydantic import field_validator, model_validator
 
 from launch.outside import forget_lines
-from pipeline.config import ConfigError, validate
+from pipeline.config import ConfigError, layers, validate
 from pipeline.config.base import Section, Text, key
 from pipeline.config.keys import merge
+from pipeline.config.layer_folders import place_of
 from pipeline.config.layers import layer_path
 from pipeline.config.words import read_tree, spread, well_shaped
 from pipeline.contracts import InputError
@@ -119,7 +120,7 @@ def with_site(given: Mapping[str, Any]) -> dict[str, Any]:
     """cluster.* as given, on top of configs/cluster/<name>.yaml. Raises ConfigError that names the known files, or what
     is wrong in this one."""
     path = layer_path("cluster", str(given.get("name", "local")))
-    where, problems = f"configs/cluster/{path.name}", list[str]()
+    where, problems = place_of(layers.CONFIGS, path), list[str]()
     site = well_shaped(ClusterConfig, spread(read_tree(path), {}, where, problems), problems, where=where)
     if not problems and "name" not in site:
         problems = [f"{where} lacks name: local, slurm or debug"]

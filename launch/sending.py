@@ -25,6 +25,7 @@ from launch.processes import this_process
 from launch.records import IDLE
 from launch.submissions import Row, Submission
 from launch.submitted import JobFailed, Submitted
+from pipeline.config.layer_folders import OWN
 from pipeline.contracts import InputError
 
 __all__ = ["JobFailed", "Submitted", "script", "submit_runs"]
@@ -42,7 +43,8 @@ def python_command(code: Path) -> str:
     """The interpreter with the snapshot before everything else; the folder of submission is not searched."""
     others = [p for p in os.environ.get("PYTHONPATH", "").split(":") if p and Path(p).resolve() != snapshot.ROOT]
     path = ":".join([str(code), *others])
-    return shlex.join(["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", sys.executable])
+    own = [f"{OWN}="] if os.environ.get(OWN) else []  # the snapshot holds its files
+    return shlex.join(["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={path}", *own, sys.executable])
 
 
 def retry_lines(folder: Path, retries: int) -> list[str]:

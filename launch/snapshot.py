@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from pipeline.config.layer_folders import KINDS, own_folder
 from pipeline.contracts import unwritten
 from pipeline.engine.run_dir import commit_of
 from pipeline.files import write_json
@@ -28,6 +29,14 @@ def source_files(root: Path) -> list[str]:
     return sorted(str(p.relative_to(root)) for p in every if "__pycache__" not in p.parts)
 
 
+def own_layers(root: Path) -> dict[str, Path]:
+    """{name: file} of the user's own layer files (STILLHOUSE_CONFIGS); a copy of the code has them among ours."""
+    own, inside = own_folder(), installed_configs(root)
+    configs = (inside if inside.is_dir() else root / "configs").relative_to(root)
+    files = [file for kind in KINDS for file in (own / kind).glob("*.yaml")] if own else []
+    return {f"{configs}/{file.parent.name}/{file.name}": file for file in files}
+
+
 def take(folder: Path, root: Path = ROOT) -> Path:
     """Copies the code of `root` into `folder`; returns `folder`. SNAPSHOT.json there says the commit and a checksum.
 
@@ -35,10 +44,11 @@ def take(folder: Path, root: Path = ROOT) -> Path:
     """
     digest = hashlib.sha256()
     try:
-        for name in source_files(root):
+        files = {name: root / name for name in source_files(root)} | own_layers(root)
+        for name, file in sorted(files.items()):
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, target)
+            shutil.copyfile(file, target)
             digest.update(os.fsencode(name) + b"\0" + target.read_bytes())
     except OSError as error:
         raise unwritten(f"cannot copy the code to {folder}", error) from None

@@ -16,7 +16,7 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 from launch.published import read_published
 from launch.sweep_cache import add_caches
 from launch.sweep_cells import cells_of, count
-from launch.sweep_file import FOLDER, plain, read_words, sweep_name
+from launch.sweep_file import plain, read_words, sweep_name
 from launch.sweep_follow import Failed, Following, Handle, Stopped, report, stoppable, unheard
 from launch.sweep_keys import Asked, SweepConfig, SweepFile
 from launch.sweep_plan import make_plan
@@ -26,6 +26,8 @@ from launch.sweep_show import listing
 from launch.sweep_state import Standing, look
 from pipeline import entry
 from pipeline.config import ConfigError, describe
+from pipeline.config.layer_folders import layer_files
+from pipeline.config.layers import CONFIGS
 from pipeline.contracts import InputError
 from pipeline.engine.interrupts import EXIT_CODE
 from pipeline.files import write_text
@@ -99,7 +101,7 @@ def stay(asked: Asked, plan: Plan, standing: Standing, jobs: list[Job]) -> None:
 
 def help_text() -> str:
     """What --help prints."""
-    known = ", ".join(sorted(p.stem for p in FOLDER.glob("*.yaml")))
+    known = ", ".join(layer_files(CONFIGS, "sweep"))
     keys = describe("", SweepFile, "").strip()
     return describe(
         __doc__ or "", SweepConfig, f"\nKeys of the sweep's file:\n{keys}\n\nsweeps: {known}\nFurther keys: train.py's."

@@ -13,6 +13,7 @@ from launch.sweep_keys import Asked, Keys, SweepConfig, SweepFile, dotted
 from pipeline.assemble import ALIASES
 from pipeline.config import ConfigError, TrainConfig, validate
 from pipeline.config.by_type import ANY, kinds_of, typed, typed_keys
+from pipeline.config.layer_folders import layer_files
 from pipeline.config.layers import CONFIGS
 from pipeline.config.words import known_keys, parse_arguments, read_tree, spread, well_shaped
 from pipeline.nearest import hint
@@ -41,10 +42,11 @@ def sweep_path(name: str) -> Path:
         if not given.is_file():
             raise ConfigError([f"sweep={name}: no such file"])
         return given
-    known = sorted(p.stem for p in FOLDER.glob("*.yaml"))
+    known = layer_files(CONFIGS, "sweep")
     if name not in known:
-        raise ConfigError([f"unknown sweep {name!r}{hint(name, known)} (known: {', '.join(known)}; or FILE.yaml)"])
-    return FOLDER / f"{name}.yaml"
+        near = hint(name, list(known))
+        raise ConfigError([f"unknown sweep {name!r}{near} (known: {', '.join(known)}; or FILE.yaml)"])
+    return known[name]
 
 
 def read_file(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -55,6 +55,7 @@ def test_an_unknown_word_is_refused_with_the_nearest_known(capsys: pytest.Captur
 
 def test_a_word_runs_its_entry_point(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, commands.COMMANDS["scaling"][0], raising=False)
     monkeypatch.setattr(sys, "argv", ["stillhouse", "scaling", "--help"])
     with pytest.raises(SystemExit) as ended:
         commands.main()

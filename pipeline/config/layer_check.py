@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pipeline.config.by_type import ANY, Kind, typed
 from pipeline.config.keys import Problems
+from pipeline.config.layer_folders import layer_files, place_of
 from pipeline.config.schema import TrainConfig
 from pipeline.config.validation import value_problems
 from pipeline.config.words import known_keys, spread, well_shaped
@@ -51,7 +52,7 @@ def unknown_words(given: Iterable[str], known: Iterable[str], where: str) -> Pro
 
 def layer_of(kind: str, path: Path, tree: Mapping[str, Any], configs: Path) -> Layer:
     """The checked content of configs/<kind>/<name>.yaml. tree: of `plain_yaml`."""
-    where, problems = f"{configs.name}/{kind}/{path.name}", list[str]()
+    where, problems = place_of(configs, path), list[str]()
     content = _content(tree, OWN[kind], where, f"{where}: ", problems, configs)
     return Layer(where, content, tuple(problems))
 
@@ -144,7 +145,7 @@ def _changes(tree: Any, where: str, problems: Problems, configs: Path) -> dict[s
 
 
 def _stems(configs: Path, kind: str) -> list[str]:
-    return sorted(path.stem for path in (configs / kind).glob("*.yaml"))
+    return list(layer_files(configs, kind))
 
 
 def _pairs(configs: Path) -> list[str]:

@@ -25,6 +25,7 @@ from pipeline.config.layer_check import (
     name_problems,
     table_problems,
 )
+from pipeline.config.layer_folders import layer_files
 from pipeline.config.words import read_tree
 from pipeline.nearest import hint, nearest, short
 from pipeline.plain_yaml import resolve
@@ -97,12 +98,12 @@ def find_pair(spelling: str, table: Mapping[str, Any]) -> str:
 
 
 def layer_path(kind: str, name: str) -> Path:
-    """configs/<kind>/<name>.yaml. Raises NoLayer that names the nearest known one."""
-    known = sorted(p.stem for p in (CONFIGS / kind).glob("*.yaml"))
+    """configs/<kind>/<name>.yaml, or that of the user's own folder. Raises NoLayer that names the nearest one."""
+    known = layer_files(CONFIGS, kind)
     if str(name).lower() not in known:
-        near = hint(str(name).lower(), known)
+        near = hint(str(name).lower(), list(known))
         raise NoLayer([f"unknown {kind} {short(name)}{near} (known: {', '.join(known)})"], kind, name)
-    return CONFIGS / kind / f"{str(name).lower()}.yaml"
+    return known[str(name).lower()]
 
 
 def layer_file(kind: str, name: str, schema: type[BaseModel] | None = None) -> dict[str, Any]:
@@ -232,7 +233,7 @@ def _recipe_of(layer: Mapping[str, Any], parts: list[str]) -> str | None:
 def _misnamed(kind: str, name: str | None, known: Known) -> Problems:
     """What is wrong with the names in a layer's file, and in those of the recipes below it."""
     problems: Problems = []
-    methods = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
+    methods = list(layer_files(CONFIGS, "method"))
     for part in parts_of(name) if kind == "method" else [name]:
         seen: list[str] = []
         while part is not None and part not in seen:

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from pipeline.contracts import InputError
-from pipeline.models.external import build_external, canonical_external, external_names, preprocessing
+from pipeline.models.external import LIBRARIES, build_external, canonical_external, preprocessing
 from pipeline.registry import UnknownName
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -32,9 +32,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_names() -> None:
-    torchvision, timm = external_names("torchvision"), external_names("timm")
-    assert {"torchvision:convnext_tiny", "torchvision:resnet18"} <= set(torchvision) and "timm:resnet26" in timm
-    assert torchvision == sorted(torchvision) and len(torchvision) >= 80 and len(timm) > 1000
+    torchvision, timm = LIBRARIES["torchvision"].names(), LIBRARIES["timm"].names()
+    assert {"convnext_tiny", "resnet18"} <= set(torchvision) and "resnet26" in timm
+    assert len(torchvision) >= 80 and len(timm) > 1000
     assert canonical_external("TorchVision:ResNet18") == "torchvision:resnet18"
     assert canonical_external("timm:resnet18.a1_in1k") == "timm:resnet18.a1_in1k"
 

@@ -17,11 +17,6 @@ from pipeline.registry import UnknownName
 LIBRARIES: dict[str, Library] = {"timm": Timm(), "torchvision": Torchvision()}
 
 
-def external_names(prefix: str) -> list[str]:
-    """All classifiers of a library, `prefix` being timm or torchvision: ["timm:resnet18", ...], sorted."""
-    return sorted(f"{prefix}:{name}" for name in _library(prefix).names())
-
-
 def canonical_external(name: str) -> str:
     """timm:NAME or torchvision:NAME as the library writes it. Raises UnknownName, with the nearest known name."""
     prefix, _, rest = name.partition(":")
