@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.contracts import unwritten
-from pipeline.readings import Unreadable, read_object
+from pipeline.utils.untrusted_files import Unreadable, read_object
 
 Mapped = np.memmap[Any, np.dtype[Any]]
 BLOCK = 4096  # bytes that a file may take beyond its own

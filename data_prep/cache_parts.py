@@ -31,9 +31,9 @@ from data_prep.cache_arrays import (
     telling,
 )
 from pipeline.contracts import InputError, NotWritten
-from pipeline.files import sync_folder, write_atomically, write_text
-from pipeline.readings import Unreadable, read_object
 from pipeline.teachers.cache_format import MANIFEST, Layout, Manifest, differences, file_name, read_manifest, whole
+from pipeline.utils.atomic import sync_folder, write_atomically, write_text
+from pipeline.utils.untrusted_files import Unreadable, read_object
 
 Rows = dict[tuple[str, str], Tensor]  # float32 [M, width] by (stream, "logits" or "pooled")
 IDENTITY = "identity.json"

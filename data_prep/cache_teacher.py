@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run by path, uninstalled
 
     signals.listen(signals.GOES_ON, signals.EXIT_CODE)
 
-from pipeline import entry  # before torch: see pipeline/__init__.py
+from pipeline import cli  # before torch: see pipeline/__init__.py
 
 # isort: split
 import torch
@@ -32,23 +32,23 @@ from torch import Tensor, nn
 from data_prep.cache_arrays import telling
 from data_prep.cache_parts import Part, Work, packable
 from data_prep.cache_shares import settle, shares
-from pipeline.assemble import ALIASES, NAMES, build_student, image_set, loader_maker, make_plan, split_off
-from pipeline.cache_identity import identity_of
+from pipeline.builders.cache_key import identity_of
+from pipeline.builders.method import build_distiller, declared_by, make_setting
+from pipeline.builders.run import ALIASES, NAMES, build_student, image_set, loader_maker, make_plan, split_off
+from pipeline.builders.teacher import UNTRAINED, Ask, build_live
+from pipeline.builders.teacher_values import with_own_values
 from pipeline.config import TrainConfig, compose, describe
 from pipeline.config.base import NEVER, PathText, Section, key
 from pipeline.contracts import Batch, InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.datasets.image_set import check_classes
 from pipeline.distillers import DISTILLERS
-from pipeline.engine import parallel
-from pipeline.engine.parallel import World
-from pipeline.engine.reporter import clock_text
-from pipeline.files import write_text
+from pipeline.engine.distributed import parallel
+from pipeline.engine.distributed.parallel import World
+from pipeline.engine.reporting.reporter import clock_text
 from pipeline.loaders.plan import STEP_KINDS
-from pipeline.methods import build_distiller, declared_by, make_setting
-from pipeline.teacher_sources import UNTRAINED, Ask, build_live
-from pipeline.teacher_values import with_own_values
 from pipeline.teachers.cache_format import CHUNK, Layout
+from pipeline.utils.atomic import write_text
 
 MADE = "made.yaml"
 PART = 64  # batches that are written at once: 16,384 samples
@@ -285,4 +285,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

@@ -19,7 +19,7 @@ from pipeline.datasets.decode import decode_rgb
 from pipeline.datasets.encoded import is_ordinary
 from pipeline.datasets.image_set import SPLITS, one_class
 from pipeline.datasets.plain_files import read_plain
-from pipeline.files import write_json
+from pipeline.utils.atomic import write_json
 
 REPORT = "report.json"
 DIGEST_BYTES = 16

@@ -26,16 +26,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from pipeline import entry
-from pipeline.checkpoints import Published, Release, releases, spelled
+from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Text
 from pipeline.contracts import InputError, unwritten
 from pipeline.datasets.archives import extract, scratch_beside
 from pipeline.datasets.downloads import Told, fetch
-from pipeline.files import write_json
-from pipeline.nearest import hint, nearest
-from pipeline.readings import Unreadable, read_object
+from pipeline.utils.atomic import write_json
+from pipeline.utils.suggest import hint, nearest
+from pipeline.utils.untrusted_files import Unreadable, read_object
+from pipeline.weights.published import Published, Release, releases, spelled
 
 SUMS = "checksums.json"
 
@@ -236,4 +236,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

@@ -34,7 +34,7 @@ from data_prep.unpack_tree import (
     read_safely,
     unpack_split,
 )
-from pipeline import entry
+from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText
 from pipeline.contracts import InputError
@@ -130,4 +130,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

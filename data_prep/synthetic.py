@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline import entry
+from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText
 from pipeline.contracts import unwritten
 from pipeline.datasets.synthetic import FILE, to_arrays
 from pipeline.datasets.synthetic_jpegs import MOST_CLASSES, write_jpeg_tree
-from pipeline.files import write_atomically
+from pipeline.utils.atomic import write_atomically
 
 
 def write(out: Path) -> Path:
@@ -99,4 +99,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

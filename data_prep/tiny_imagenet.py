@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_prep.check_tree import bars, check_tree
 from data_prep.unpack_tree import Unit, may_go_on, unpack_split
-from pipeline import entry
+from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText
 from pipeline.contracts import InputError
@@ -80,4 +80,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

@@ -21,7 +21,7 @@ from pipeline.datasets.downloads import CHUNK
 from pipeline.datasets.entries import files_below as plain_files_below
 from pipeline.datasets.entries import hides, is_hidden
 from pipeline.datasets.plain_files import open_plain
-from pipeline.files import disk_refuses
+from pipeline.utils.atomic import disk_refuses
 
 EXTENSIONS = (".jpeg", ".jpg", ".png")
 SOURCE = ".source"  # in a growing split: what it is made of

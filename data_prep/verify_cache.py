@@ -19,7 +19,7 @@ if __name__ == "__main__":  # run by path, uninstalled
 
     signals.listen()
 
-from pipeline import entry  # before torch: see pipeline/__init__.py
+from pipeline import cli  # before torch: see pipeline/__init__.py
 
 # isort: split
 import torch
@@ -30,7 +30,7 @@ from data_prep.cache_teacher import MADE, Source, identity, open_source, outputs
 from pipeline import views
 from pipeline.config import HelpRequested
 from pipeline.contracts import InputError
-from pipeline.engine import parallel
+from pipeline.engine.distributed import parallel
 from pipeline.teachers.cache_format import Manifest, check_sum, differences, whole
 from pipeline.teachers.cache_reader import CacheReader
 from pipeline.teachers.codecs import errors, rounding
@@ -139,4 +139,4 @@ def help_text() -> str:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, FAILURES)
+    cli.run(main, help_text, FAILURES)

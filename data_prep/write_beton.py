@@ -16,20 +16,20 @@ if __name__ == "__main__":  # run by path, uninstalled
 
     signals.listen()
 
-from pipeline import entry  # before torch: see pipeline/__init__.py
+from pipeline import cli  # before torch: see pipeline/__init__.py
 
 # isort: split
 import torch
 from pydantic import BeforeValidator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.assemble import NAMES, image_set
+from pipeline.builders.run import NAMES, image_set
 from pipeline.config import DataConfig, compose, describe
 from pipeline.config.base import PathText, Section, Seed, Text, key
 from pipeline.datasets.image_set import one_class
 from pipeline.datasets.notes import note
-from pipeline.engine.parallel import World
-from pipeline.loaders.beton_writer import write_beton
+from pipeline.engine.distributed.parallel import World
+from pipeline.loaders.ffcv.writer import write_beton
 
 
 def _none(value: Any) -> Any:
@@ -87,4 +87,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

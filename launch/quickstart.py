@@ -21,12 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 
-from launch.outside import cleaned
-from pipeline import entry
+from launch.jobs.inherited import cleaned
+from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Text
-from pipeline.engine.summary import spread
-from pipeline.readings import read_object
+from pipeline.run_folder.summary import spread
+from pipeline.utils.untrusted_files import read_object
 
 TRAIN = Path(__file__).resolve().parents[1] / "pipeline" / "train.py"
 Summary = dict[str, Any]
@@ -135,4 +135,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {Failed: 1})
+    cli.run(main, help_text, {Failed: 1})

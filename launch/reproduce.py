@@ -15,12 +15,12 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 
 from pydantic import Field
 
-from launch.outside import cleaned
-from launch.published import Figure, cell, pair_networks, read_published
+from launch.jobs.inherited import cleaned
 from launch.table import make_report
-from launch.table_formats import markdown, spread_text
-from launch.table_rows import composed, recipe_words
-from pipeline import entry
+from launch.tables.formats import markdown, spread_text
+from launch.tables.published import Figure, cell, pair_networks, read_published
+from launch.tables.rows import composed, recipe_words
+from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Section, Seed, Text, key
 from pipeline.contracts import InputError
@@ -135,4 +135,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {Failed: 1})
+    cli.run(main, help_text, {Failed: 1})

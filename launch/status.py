@@ -14,9 +14,9 @@ from typing import Literal
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.status_rows import as_json, collect
-from launch.status_table import print_plain, show_live
-from pipeline import entry
+from launch.monitor.rows import as_json, collect
+from launch.monitor.screen import print_plain, show_live
+from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import Section, key
 
@@ -57,4 +57,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

@@ -16,20 +16,20 @@ from typing import Any, Literal
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch import checks, sending
-from launch.cluster import ClusterConfig, own_words, with_site
-from launch.entries import ENTRIES
-from launch.sending import Submitted, submit_runs
-from pipeline import entry as endings
+from launch.jobs import checks, submission
+from launch.jobs.cluster import ClusterConfig, own_words, with_site
+from launch.jobs.entry_points import ENTRIES
+from launch.jobs.submission import Submitted, submit_runs
+from pipeline import cli as endings
 from pipeline.config import ConfigError, describe, validate
 from pipeline.config.base import Section, key
 from pipeline.config.words import parse_arguments
 from pipeline.contracts import InputError
-from pipeline.engine.run_dir import RunDir
 from pipeline.registry import UnknownName
+from pipeline.run_folder.folder import RunDir
 
 __all__ = ["SubmitConfig", "Submitted", "submit_runs"]
-FAILURES: dict[type[Exception], int] = {sending.JobFailed: 1}
+FAILURES: dict[type[Exception], int] = {submission.JobFailed: 1}
 
 
 class SubmitKeys(Section):
@@ -118,7 +118,7 @@ def main(argv: list[str]) -> None:
     folder = free_folder(ENTRIES[config.entry].folder(run).absolute())
     checks.check_folder(config.cluster, folder)
     if config.submit.dry:
-        print(sending.script(config.cluster, folder, config.entry))
+        print(submission.script(config.cluster, folder, config.entry))
         return
     words = prepared(config.entry, words, run)
     [job] = submit_runs(config.cluster, [words], folder, config.entry)

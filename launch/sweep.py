@@ -13,24 +13,24 @@ from pathlib import Path
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.published import read_published
-from launch.sweep_cache import add_caches
-from launch.sweep_cells import cells_of, count
-from launch.sweep_file import plain, read_words, sweep_name
-from launch.sweep_follow import Failed, Following, Handle, Stopped, report, stoppable, unheard
-from launch.sweep_keys import Asked, SweepConfig, SweepFile
-from launch.sweep_plan import make_plan
-from launch.sweep_runs import Plan, Planned
-from launch.sweep_send import Job, check, locked, send, weight_problems
-from launch.sweep_show import listing
-from launch.sweep_state import Standing, look
-from pipeline import entry
+from launch.sweeps.caches import add_caches
+from launch.sweeps.cells import cells_of, count
+from launch.sweeps.file import plain, read_words, sweep_name
+from launch.sweeps.follow import Failed, Following, Handle, Stopped, report, stoppable, unheard
+from launch.sweeps.keys import Asked, SweepConfig, SweepFile
+from launch.sweeps.plan import make_plan
+from launch.sweeps.runs import Plan, Planned
+from launch.sweeps.state import Standing, look
+from launch.sweeps.submit import Job, check, locked, send, weight_problems
+from launch.sweeps.text import listing
+from launch.tables.published import read_published
+from pipeline import cli
 from pipeline.config import ConfigError, describe
 from pipeline.config.layer_folders import layer_files
 from pipeline.config.layers import CONFIGS
 from pipeline.contracts import InputError
-from pipeline.engine.interrupts import EXIT_CODE
-from pipeline.files import write_text
+from pipeline.engine.distributed.preemption import EXIT_CODE
+from pipeline.utils.atomic import write_text
 from pipeline.utils.commands import as_typed
 
 FAILURES: dict[type[Exception], int] = {Failed: 1, Stopped: EXIT_CODE}
@@ -130,4 +130,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("PYTHONUNBUFFERED", "1")
-    entry.run(main, help_text, FAILURES)
+    cli.run(main, help_text, FAILURES)

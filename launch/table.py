@@ -13,15 +13,15 @@ from typing import Literal
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.published import read_published
-from launch.table_formats import FORMATS, Report
-from launch.table_rows import gaps, make_rows, source_text
-from launch.table_runs import find_folders, group, read_run
-from pipeline import entry
+from launch.tables.formats import FORMATS, Report
+from launch.tables.published import read_published
+from launch.tables.rows import gaps, make_rows, source_text
+from launch.tables.runs import find_folders, group, read_run
+from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Section, Text, key
 from pipeline.contracts import InputError, unwritten
-from pipeline.files import write_text
+from pipeline.utils.atomic import write_text
 
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
 MARK = (
@@ -82,4 +82,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

@@ -26,14 +26,15 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 
     signals.listen()
 
-from pipeline import entry
-from pipeline.assemble import ALIASES, NAMES
+from pipeline import cli
+from pipeline.builders.run import ALIASES, NAMES
+from pipeline.builders.teacher_values import with_own_values
 from pipeline.config import compose, describe
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.distillers import DISTILLERS
-from pipeline.engine import parallel
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed import parallel
+from pipeline.engine.distributed.parallel import World
 from pipeline.measure import chart, decode, loops, regression, report
 from pipeline.measure.candidates import LoaderMeasures, candidates, chosen, in_use
 from pipeline.measure.contest import BARE, RESEARCH, Contestants, is_variant
@@ -45,7 +46,6 @@ from pipeline.measure.rounds import SPEED, Measure, interleaved, summary, with_r
 from pipeline.measure.variants import WITH_LOADER, backward_share, parts_of_step
 from pipeline.measure.verdict import Figures, bottleneck
 from pipeline.measure.yardsticks import yardstick
-from pipeline.teacher_values import with_own_values
 
 Rows = dict[str, dict[str, Any]]
 FOOTER = """
@@ -204,4 +204,4 @@ def help_text() -> str:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

@@ -13,16 +13,17 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 
     signals.listen()
 
-from pipeline import entry, networks
-from pipeline.assemble import image_set, loader_maker, make_plan
+from pipeline import cli
+from pipeline.builders import networks
+from pipeline.builders.checkpoint_config import composed, nameless, say
+from pipeline.builders.predictors import predictor_of
+from pipeline.builders.run import image_set, loader_maker, make_plan
 from pipeline.config import EvaluateConfig, describe
 from pipeline.contracts import Distiller, InputError
 from pipeline.datasets.image_set import check_classes
-from pipeline.described import composed, nameless, say
-from pipeline.engine import parallel
+from pipeline.engine.distributed import parallel
 from pipeline.engine.evaluate import Evaluation
-from pipeline.predictors import predictor_of
-from pipeline.run_keys import class_lines
+from pipeline.run_folder.student import class_lines
 
 KEYS = ("dataset", "student.model", "student.block", "data.loader")
 
@@ -83,4 +84,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

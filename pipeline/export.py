@@ -17,25 +17,25 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 
     signals.listen()
 
-from pipeline import entry  # before torch: see pipeline/__init__.py
+from pipeline import cli  # before torch: see pipeline/__init__.py
 
 # isort: split
 import torch
 from torch import nn
 
-from pipeline import networks
-from pipeline.checkpoints import published_licence
+from pipeline.builders import networks
+from pipeline.builders.checkpoint_config import Found, composed, origin_of, say
+from pipeline.builders.predictors import predictor_of
 from pipeline.config import ExportConfig, describe
 from pipeline.contracts import InputError, unwritten
 from pipeline.deployment.card import card_text, sha256_of, summary_text
 from pipeline.deployment.formats import FORMATS, SUFFIX, plain_state
 from pipeline.deployment.inference import Inference, count_flops, count_parameters
-from pipeline.described import Found, composed, origin_of, say
-from pipeline.files import whole_or_absent, write_text
 from pipeline.models.blocks import deploy
-from pipeline.predictors import predictor_of
-from pipeline.run_keys import read_record
+from pipeline.run_folder.student import read_record
+from pipeline.utils.atomic import whole_or_absent, write_text
 from pipeline.weights import sealed
+from pipeline.weights.published import published_licence
 
 KEYS = ("dataset", "student.model", "student.block")
 # Relative. Kernels, folded BN and other libraries round differently: 3.6e-7 seen for resnet20 in onnxruntime.
@@ -187,4 +187,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, FAILURES)
+    cli.run(main, help_text, FAILURES)

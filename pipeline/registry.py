@@ -5,7 +5,7 @@ import pkgutil
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from pipeline.nearest import hint, short
+from pipeline.utils.suggest import hint, short
 
 T = TypeVar("T")
 

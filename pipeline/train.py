@@ -18,36 +18,36 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 
     signals.listen(signals.GOES_ON, signals.EXIT_CODE)
 
-from pipeline import entry  # before torch: see pipeline/__init__.py
+from pipeline import cli  # before torch: see pipeline/__init__.py
 
 # isort: split
 import torch
 
-from pipeline.assemble import ALIASES, NAMES, build, build_sets, default_name
+from pipeline.builders.networks import new_classifier
+from pipeline.builders.run import ALIASES, NAMES, build, build_sets, default_name
+from pipeline.builders.teacher_values import refuse_earlier, start_lines, with_own_values
 from pipeline.config import TrainConfig, compose, describe
 from pipeline.contracts import InputError
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
-from pipeline.engine import interrupts, parallel, tf32
-from pipeline.engine.earlier import as_begun, as_recorded
-from pipeline.engine.latch import NonFiniteLoss
-from pipeline.engine.loop import CheckpointNotWritten, Trainer
-from pipeline.engine.parallel import World
-from pipeline.engine.parts import Parts
-from pipeline.engine.reporter import Reporter
-from pipeline.engine.run_dir import RunDir
+from pipeline.engine.components import Parts
+from pipeline.engine.distributed import parallel, preemption, tf32
+from pipeline.engine.distributed.parallel import World
+from pipeline.engine.first_stage import run_first_stage
+from pipeline.engine.nonfinite import NonFiniteLoss
+from pipeline.engine.reporting.reporter import Reporter
 from pipeline.engine.seeds import Outcome, prepare_to_fork, share_out, train_together
 from pipeline.engine.seeds.display import Display
-from pipeline.engine.stages import run_first_stage
-from pipeline.engine.summary import seeds_text
-from pipeline.files import write_json
+from pipeline.engine.trainer import CheckpointNotWritten, Trainer
 from pipeline.loaders import LOADERS
 from pipeline.models import MODELS
-from pipeline.networks import new_classifier
-from pipeline.teacher_values import refuse_earlier, start_lines, with_own_values
+from pipeline.run_folder.earlier_defaults import as_begun, as_recorded
+from pipeline.run_folder.folder import RunDir
+from pipeline.run_folder.summary import seeds_text
+from pipeline.utils.atomic import write_json
 
 FAILURES: dict[type[Exception], int] = {
-    interrupts.Interrupted: interrupts.EXIT_CODE,
+    preemption.Interrupted: preemption.EXIT_CODE,
     NonFiniteLoss: 1,
     CheckpointNotWritten: 1,
 }
@@ -187,7 +187,7 @@ def at_once(config: TrainConfig) -> None:
             with parallel.start(seeded.runtime) as world, contextlib.ExitStack() as locks:
                 train_one(seeded, run, locks, world, reporter, sets)
 
-        entry.run(train, help_text, FAILURES)
+        cli.run(train, help_text, FAILURES)
 
     with contextlib.ExitStack() as locks:
         for _, run in runs.values():
@@ -206,7 +206,7 @@ def finish_together(config: TrainConfig, outcome: Outcome, display: Display) -> 
         sys.exit(SIGNALLED + outcome.again)
     if outcome.unfinished and (outcome.signal or not outcome.failed):
         left = ", ".join(map(str, outcome.unfinished))
-        raise interrupts.Interrupted(outcome.signal or signal.SIGTERM, f"seeds {left} go on when started again")
+        raise preemption.Interrupted(outcome.signal or signal.SIGTERM, f"seeds {left} go on when started again")
     if outcome.failed:
         display.note(outcome.failed_text, error=True)
         code = next(iter(outcome.failed.values()))
@@ -236,4 +236,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, FAILURES)
+    cli.run(main, help_text, FAILURES)

@@ -17,15 +17,15 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 
     signals.listen()
 
-from pipeline import entry
+from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.contracts import InputError
-from pipeline.engine import parallel
-from pipeline.files import write_atomically
+from pipeline.engine.distributed import parallel
 from pipeline.pictures import PICTURES, Nothing, page
 from pipeline.pictures.keys import VisualizeConfig
 from pipeline.pictures.material import Material
-from pipeline.pictures.records import read_runs, remarks
+from pipeline.run_folder.groups import read_runs, remarks
+from pipeline.utils.atomic import write_atomically
 
 
 def main(argv: list[str]) -> None:
@@ -104,4 +104,4 @@ def help_text() -> str:
 
 
 if __name__ == "__main__":
-    entry.run(main, help_text, {})
+    cli.run(main, help_text, {})

@@ -45,8 +45,8 @@ def words(root: Path, *more: str) -> list[str]:
 def write(argv: list[str], part: int = 2, chunk: int = 16) -> None:
     """data_prep/cache_teacher.py in parts of `part` batches of `chunk` images."""
     from data_prep import cache_teacher as module
-    from pipeline import entry
+    from pipeline import cli
 
     module.PART, module.CHUNK = part, chunk
     sys.argv = ["cache_teacher.py", *argv]
-    entry.run(module.main, module.help_text, {})
+    cli.run(module.main, module.help_text, {})

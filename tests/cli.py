@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from pipeline import entry
+from pipeline import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,7 +17,7 @@ def call(module: ModuleType, words: list[str], capture: pytest.CaptureFixture[st
     sys.argv = [module.__name__, *words]
     try:
         with pytest.raises(SystemExit) as ended:
-            entry.run(module.main, module.help_text, getattr(module, "FAILURES", {}))
+            cli.run(module.main, module.help_text, getattr(module, "FAILURES", {}))
     finally:
         sys.argv = before
     out, err = capture.readouterr()

@@ -61,11 +61,11 @@ def finish(processes: list[ForkServerProcess], seconds: float = 120) -> list[int
 
 def train(argv: list[str]) -> None:
     """pipeline/train.py with these words."""
-    from pipeline import entry
+    from pipeline import cli
     from pipeline import train as module
 
     sys.argv = ["train.py", *argv]
-    entry.run(module.main, module.help_text, module.FAILURES)
+    cli.run(module.main, module.help_text, module.FAILURES)
 
 
 def run_train(argv: list[str], ranks: int, log: Path, seconds: float = 120) -> tuple[list[int | None], str]:

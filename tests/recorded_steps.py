@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from launch.table_rows import composed
-from pipeline.assemble import build
+from launch.tables.rows import composed
+from pipeline.builders.run import build
 from pipeline.contracts import Batch
-from pipeline.engine import parallel
-from pipeline.engine.latch import Latch
+from pipeline.engine.distributed import parallel
+from pipeline.engine.graph.backends import Recorder
 from pipeline.engine.metrics import Meters
-from pipeline.engine.recorders import Recorder
+from pipeline.engine.nonfinite import Latch
 from pipeline.engine.runner import StepRunner
 from pipeline.engine.teacher_pass import teach
 from pipeline.engine.whole_step import WholeStep

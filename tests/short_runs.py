@@ -10,7 +10,7 @@ import mini_cifar
 import pytest
 
 from pipeline import train
-from pipeline.engine.checkpoint import seal, unseal
+from pipeline.run_folder.checkpoint_file import seal, unseal
 
 Capture = pytest.CaptureFixture[str]
 EPOCHS, STEPS = 3, 2

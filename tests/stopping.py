@@ -14,12 +14,12 @@ import ranks
 
 def run(module: Any, argv: list[str]) -> None:
     """An entry point as its script runs it: listening from the first line on."""
-    from pipeline import entry, signals
+    from pipeline import cli, signals
 
     goes_on = getattr(module, "FAILURES", None) is not None
     signals.listen(signals.GOES_ON, signals.EXIT_CODE) if goes_on else signals.listen()
     sys.argv = [module.__name__, *argv]
-    entry.run(module.main, module.help_text, getattr(module, "FAILURES", {}))
+    cli.run(module.main, module.help_text, getattr(module, "FAILURES", {}))
 
 
 def at_call(owner: Any, name: str, number: int, act: Callable[[], object], *, rank: int = 0) -> None:
@@ -48,7 +48,7 @@ def while_building(tool: str, argv: list[str], number: int) -> None:
     import importlib
 
     module = importlib.import_module(tool)
-    owner = module if hasattr(module, "image_set") else importlib.import_module("pipeline.assemble")
+    owner = module if hasattr(module, "image_set") else importlib.import_module("pipeline.builders.run")
     at_call(owner, "image_set", 1, lambda: os.kill(os.getpid(), number))
     run(module, argv)
 

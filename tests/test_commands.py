@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launch import snapshot
-from pipeline.engine.run_dir import commit_of
+from launch.jobs import code_snapshot
+from pipeline.run_folder.folder import commit_of
 from pipeline.utils import commands
 from pipeline.utils.places import CONFIGS, INSTALLED, ROOT, VERSION
 
@@ -83,8 +83,8 @@ def test_a_snapshot_of_installed_packages_holds_ours_alone(tmp_path: Path) -> No
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     who = ("-c", "user.name=a", "-c", "user.email=b")
     subprocess.run(["git", "-C", str(tmp_path), *who, "commit", "-q", "--allow-empty", "-m", "c"], check=True)
-    assert snapshot.source_files(root) == sorted(names)
-    taken = snapshot.take(tmp_path / "code", root)
+    assert code_snapshot.source_files(root) == sorted(names)
+    taken = code_snapshot.take(tmp_path / "code", root)
     assert json.loads((taken / "SNAPSHOT.json").read_text())["git"] is None
     assert commit_of(root) == {"git": None}
 
@@ -101,7 +101,7 @@ def test_git_sees_a_package_that_is_called_like_a_folder_of_results(name: str) -
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bin/ of a new environment that this tree is installed in; it borrows what the package needs from this one."""
     folder = tmp_path_factory.mktemp("installed")
-    copy_of = [*snapshot.source_files(ROOT), "setup.py", "pyproject.toml", "README.md"]
+    copy_of = [*code_snapshot.source_files(ROOT), "setup.py", "pyproject.toml", "README.md"]
     for name in copy_of:
         (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "tree" / name).write_bytes((ROOT / name).read_bytes())

@@ -10,9 +10,9 @@ import torch
 
 from pipeline import evaluate, export
 from pipeline.contracts import InputError
-from pipeline.description import Description, check_classes, parse
 from pipeline.models.build import build
-from pipeline.run_keys import known_of, run_folder, words_of
+from pipeline.run_folder.description import Description, check_classes, parse
+from pipeline.run_folder.student import known_of, run_folder, words_of
 
 Capture = pytest.CaptureFixture[str]
 PAST = Path(__file__).resolve().parent / "past" / "runs"

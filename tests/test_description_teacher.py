@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from data_prep import cache_teacher
 from pipeline import evaluate, export, train
-from pipeline.engine.checkpoint import seal, unseal
 from pipeline.models.external import build_external
+from pipeline.run_folder.checkpoint_file import seal, unseal
 
 Capture = pytest.CaptureFixture[str]
 HERE = ["runtime.device=cpu", "log.tensorboard=false", "optim.epochs=1", "run.limit_steps=2", "data.batch_size=8"]
@@ -181,7 +181,7 @@ def test_an_untrained_classifier_of_a_library_teaches_nothing(
 def test_a_librarys_own_values_are_used_and_files_are_warned_of(
     hub: Path, teachers: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.networks.published_classes", lambda _: 100)
+    monkeypatch.setattr("pipeline.builders.networks.published_classes", lambda _: 100)
     words = ["model=timm:test_resnet", "dataset=cifar100", f"data.root={teachers / 'data'}", "runtime.device=cpu"]
     code, out, err = cli.call(evaluate, [*words, "checkpoint=auto"], capsys)
     assert code == 0 and "own data.mean=[0.5, 0.5, 0.5], data.std=[0.5, 0.5, 0.5], data.image_size=160" in out, err

@@ -10,8 +10,8 @@ import ranks
 import stopping
 from test_resume import words
 
-from pipeline import failures, meeting
 from pipeline.contracts import InputError
+from pipeline.process import machine_errors, meeting
 
 
 @pytest.fixture(scope="module")
@@ -95,5 +95,5 @@ def test_a_port_in_use_and_nobody_to_meet(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_what_the_machine_did_is_one_line(error: Exception, expected: str | None) -> None:
-    said = failures.known(error)
+    said = machine_errors.known(error)
     assert said is None if expected is None else said is not None and expected in said and "\n" not in said

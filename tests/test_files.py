@@ -14,8 +14,10 @@ import cli
 import pytest
 
 from data_prep import synthetic
-from pipeline import entry, export, files
-from pipeline.files import unfinished, whole_or_absent, write_atomically
+from pipeline import cli as entry
+from pipeline import export
+from pipeline.utils import atomic
+from pipeline.utils.atomic import unfinished, whole_or_absent, write_atomically
 
 
 @contextlib.contextmanager
@@ -90,7 +92,7 @@ def test_without_locks_each_writer_has_a_name_of_its_own(tmp_path: Path, monkeyp
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOTSUP, "no locks here")
 
-    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    monkeypatch.setattr(atomic.fcntl, "flock", refuse)
     with whole_or_absent(tmp_path / "x") as handle:
         assert Path(str(handle.name)) == unfinished(tmp_path / "x", os.getpid())
     assert names(tmp_path) == ["x"]
@@ -141,4 +143,4 @@ def test_no_writer_has_a_temporary_name_with_its_process(tmp_path: Path) -> None
     """Nobody would know whether the writer lives. Below .parts/ all goes when the cache is complete."""
     sources = [p for part in ("pipeline", "data_prep", "launch") for p in (cli.ROOT / part).rglob("*.py")]
     own = [p.name for p in sources if "getpid()" in p.read_text() and ".tmp" in p.read_text()]
-    assert sorted(own) == ["cache_parts.py", "files.py"]
+    assert sorted(own) == ["atomic.py", "cache_parts.py"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.checkpoints import find_checkpoint, releases, spelled
 from pipeline.contracts import InputError
+from pipeline.weights.published import find_checkpoint, releases, spelled
 
 
 def put(root: Path, *paths: str) -> None:

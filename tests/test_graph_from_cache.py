@@ -8,7 +8,7 @@ import ranks
 from cache_jobs import teacher_file, words, write
 
 from pipeline import train
-from pipeline.engine import parallel
+from pipeline.engine.distributed import parallel
 
 
 @pytest.fixture(scope="module")

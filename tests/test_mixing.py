@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pipeline.mixing import cutmix, cutout, entropy, inside, mixup, most_uncertain, own_share
+from pipeline.utils.mixing import cutmix, cutout, entropy, inside, mixup, most_uncertain, own_share
 
 BOXES = [(0, 0, 4, 6), (1, 2, 2, 3), (3, 5, 1, 1), (2, 2, 0, 3)]
 

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.readings import DEPTH, Unreadable, json_lines, parse_json, read_bytes, read_json, read_object, read_text
+from pipeline.utils.untrusted_files import (
+    DEPTH,
+    Unreadable,
+    json_lines,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_object,
+    read_text,
+)
 
 
 @pytest.mark.parametrize(

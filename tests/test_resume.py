@@ -10,7 +10,7 @@ import pytest
 import ranks
 import torch
 
-from pipeline.engine.checkpoint import unseal
+from pipeline.run_folder.checkpoint_file import unseal
 
 KILLS = 10
 

@@ -14,7 +14,7 @@ import ranks
 import stopping
 from test_resume import assert_same_run, words
 
-from pipeline.engine.checkpoint import unseal
+from pipeline.run_folder.checkpoint_file import unseal
 
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -71,7 +71,7 @@ def test_before_there_is_anything_to_save_one_line_is_said(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "owner", "name"),
-    [("energykd", "pipeline.engine.loop", "teach"), ("ft", "pipeline.engine.stages", "stage_config")],
+    [("energykd", "pipeline.engine.trainer", "teach"), ("ft", "pipeline.engine.first_stage", "stage_config")],
 )
 def test_teacher_pass_and_first_stage_are_left_at_once(
     method: str, owner: str, name: str, data: Path, tmp_path: Path

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from pipeline import views
+from pipeline.utils.torchvision_compat import torchvision
 from pipeline.views import Operation
 from pipeline.views.operations import SIGNED
 from pipeline.views.policies import CIFAR10, IMAGENET, Row
-from pipeline.vision import torchvision
 
 INDEX = np.array([0, 1, 2, 3, 49999, 2**31 + 7])
 MANY = np.arange(30000)

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from pipeline import networks
+from pipeline.builders import networks
 from pipeline.contracts import InputError
 from pipeline.models.blocks import deploy
 from pipeline.models.build import build

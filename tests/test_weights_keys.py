@@ -10,11 +10,11 @@ from cli import call
 from mini_cifar import write
 
 from pipeline import evaluate, export, train
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import TrainConfig, compose
-from pipeline.engine.earlier import as_recorded
-from pipeline.engine.run_dir import RunDir
 from pipeline.models.build import build
+from pipeline.run_folder.earlier_defaults import as_recorded
+from pipeline.run_folder.folder import RunDir
 from pipeline.weights import load_weights
 
 Capture = pytest.CaptureFixture[str]

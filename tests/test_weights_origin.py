@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import InputError
-from pipeline.engine.checkpoint import seal
-from pipeline.engine.run_dir import RunDir
+from pipeline.run_folder.checkpoint_file import seal
+from pipeline.run_folder.folder import RunDir
 from pipeline.weights import read_origin, read_state, sealed, weights_hash
 
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.ones(2), "n": torch.tensor(3)}

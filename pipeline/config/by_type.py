@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from pipeline.config.base import Home, at_home
-from pipeline.plain_yaml import Plain, scalar
+from pipeline.utils.plain_yaml import Plain, scalar
 
 NULL = ("null",)  # on a command line; files have YAML's other spellings too
 NULLS = ("null", "Null", "NULL", "~")

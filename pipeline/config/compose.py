@@ -16,8 +16,8 @@ from pipeline.config.keys import ConfigError, Problems, flatten, merge, nested
 from pipeline.config.layers import SELECTORS, layers_of, parts_of
 from pipeline.config.validation import FREE_FORM, validate, validate_arguments
 from pipeline.config.words import known_keys, parse_arguments, read_tree, spread, well_shaped
-from pipeline.nearest import short
-from pipeline.plain_yaml import shown
+from pipeline.utils.plain_yaml import shown
+from pipeline.utils.suggest import short
 
 M = TypeVar("M", bound=BaseModel)
 Names = Mapping[str, Callable[[str, Mapping[str, Any]], str]]

@@ -12,8 +12,8 @@ from pipeline.config.layer_folders import layer_files, place_of
 from pipeline.config.schema import TrainConfig
 from pipeline.config.validation import value_problems
 from pipeline.config.words import known_keys, spread, well_shaped
-from pipeline.nearest import hint, short
-from pipeline.plain_yaml import Plain, YamlFault, read, shown
+from pipeline.utils.plain_yaml import Plain, YamlFault, read, shown
+from pipeline.utils.suggest import hint, short
 
 SELECTORS = ("dataset", "pair", "method", "recipe")
 CHOSEN_BY = (*SELECTORS, "variant", "student")  # what `when:` may ask for

@@ -27,9 +27,9 @@ from pipeline.config.layer_check import (
 )
 from pipeline.config.layer_folders import layer_files
 from pipeline.config.words import read_tree
-from pipeline.nearest import hint, nearest, short
-from pipeline.plain_yaml import resolve
 from pipeline.utils.places import CONFIGS
+from pipeline.utils.plain_yaml import resolve
+from pipeline.utils.suggest import hint, nearest, short
 
 
 def read_yaml(path: Path, schema: type[BaseModel] | None = None) -> dict[str, Any]:

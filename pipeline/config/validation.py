@@ -11,8 +11,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pipeline.config.by_type import ANY, Kind, kind_at, typed
 from pipeline.config.keys import ConfigError, Problems, flatten
 from pipeline.config.words import MOST_HINTS, known_keys
-from pipeline.nearest import hint, short
-from pipeline.plain_yaml import shown
+from pipeline.utils.plain_yaml import shown
+from pipeline.utils.suggest import hint, short
 
 FREE_FORM = "method_args"
 LARGEST, LARGEST_COUNT, SMALLEST = 1e9, 2**20, 1e-12  # of a method's numbers; beyond, float32 and memory end

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from pipeline.config.by_type import ANY, NULL, NULLS, Kind, kind_at, kinds_of, typed
 from pipeline.config.keys import ConfigError, HelpRequested, Problems, flatten, merge, nested
-from pipeline.nearest import hint, short
-from pipeline.plain_yaml import Plain, YamlFault, parse, read, shown
+from pipeline.utils.plain_yaml import Plain, YamlFault, parse, read, shown
+from pipeline.utils.suggest import hint, short
 
 WORD = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'", re.DOTALL)

@@ -25,7 +25,7 @@ from typing import IO, NamedTuple
 from pipeline.contracts import InputError
 from pipeline.datasets.downloads import CHUNK, fetch
 from pipeline.datasets.plain_files import check_plain
-from pipeline.files import take
+from pipeline.utils.atomic import take
 
 LEFT_SECONDS = 86_400.0
 ZIP_START = b"PK\x03\x04"

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from pipeline import readings
 from pipeline.contracts import InputError
+from pipeline.utils import untrusted_files
 
 CHUNK = 1 << 20
 TIMEOUT_SECONDS = 30.0
@@ -137,8 +137,8 @@ def _receive(url: str, handle: BinaryIO, note: Path, told: Told) -> None:
 def _read_note(note: Path, url: str) -> dict[str, Any]:
     """What is known of the file that a part belongs to; {} when it is of another address, or cannot be gone on with."""
     try:
-        known = readings.read_object(note)
-    except readings.Unreadable:
+        known = untrusted_files.read_object(note)
+    except untrusted_files.Unreadable:
         return {}
     validator = known.get("validator")
     told = validator is None or (isinstance(validator, str) and validator.isprintable() and validator.isascii())

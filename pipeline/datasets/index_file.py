@@ -26,7 +26,7 @@ from pipeline.datasets.notes import note
 from pipeline.datasets.path_table import PathTable
 from pipeline.datasets.plain_files import open_plain
 from pipeline.datasets.walk import Walk, age_of
-from pipeline.files import whole_or_absent
+from pipeline.utils.atomic import whole_or_absent
 
 VERSION = 2
 WORTH = 20_000  # files: below, a walk takes less than a second

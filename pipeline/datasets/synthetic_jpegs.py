@@ -21,7 +21,7 @@ from PIL import Image
 
 from pipeline.contracts import unwritten
 from pipeline.datasets.synthetic_pixels import Draws, Floats, upsampled
-from pipeline.files import whole_or_absent
+from pipeline.utils.atomic import whole_or_absent
 
 FIELD = 1152  # pixels along a side of the noise that all pictures are cut from
 COARSE, FINE = (4, 8, 16, 32, 64), (128, 256, 512, 1152)  # control points along it, one octave each

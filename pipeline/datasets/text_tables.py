@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from pipeline import readings
 from pipeline.contracts import InputError
+from pipeline.utils import untrusted_files
 
 MARK = "\ufeff"  # byte order mark; inside a file where tables were joined
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")
@@ -12,8 +12,8 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 def read_table(path: Path) -> str:
     """The text of a table. Raises InputError, one line: not there, no plain file, too large, UTF-16 or no text."""
     try:
-        data = readings.read_bytes(path)
-    except readings.Unreadable as error:
+        data = untrusted_files.read_bytes(path)
+    except untrusted_files.Unreadable as error:
         raise InputError(str(error)) from None
     if data.startswith(UTF_16):
         raise InputError(f"{path} is text in UTF-16: save it as UTF-8")

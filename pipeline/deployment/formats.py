@@ -1,6 +1,6 @@
 """File formats of an exported network. Each writer returns a function that runs what it wrote, for the check.
 
-A file says what it is (`said`, pipeline/description.py) in its format's own place for that: safetensors' metadata,
+A file says what it is (`said`, run_folder/description.py) in its format's own place for that: safetensors' metadata,
 ONNX's metadata_props, TorchScript's extra files; a state dict as an attribute, so that it is a state dict still.
 Python writes the bytes, not the formats' libraries: a full disk is an OSError then."""
 

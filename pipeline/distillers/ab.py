@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, FirstStage, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.layers import BatchNorm, conv_between, fits_one_size
-from pipeline.distillers.maps import Shape, preact, preact_shapes, teacher_shapes
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.layers import BatchNorm, conv_between, fits_one_size
+from pipeline.distillers.common.maps import Shape, preact, preact_shapes, teacher_shapes
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 
 def boundary_loss(student_BCHW: Tensor, teacher_BCHW: Tensor, margin: float) -> Tensor:

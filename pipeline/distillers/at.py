@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.maps import to_smaller
-from pipeline.distillers.relations import length, unit
-from pipeline.distillers.stages import LIST_VARIANTS, stage_pairs
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.maps import to_smaller
+from pipeline.distillers.common.relations import length, unit
+from pipeline.distillers.common.stages import LIST_VARIANTS, stage_pairs
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 
 def attention(x_BCHW: Tensor, p: int) -> Tensor:

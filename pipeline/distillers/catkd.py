@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.task import task_loss
+from pipeline.distillers.common.task import task_loss
 
 
 def pooled_to(map_BKHW: Tensor, side: int) -> Tensor:

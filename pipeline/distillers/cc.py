@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.relations import length, unit
-from pipeline.distillers.stages import both_shapes
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.relations import length, unit
+from pipeline.distillers.common.stages import both_shapes
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 GAMMA, ORDER = 0.4, 2  # of the paper's kernel
 

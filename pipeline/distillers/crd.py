@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.maps import teacher_shapes, unit_rows
-from pipeline.distillers.negatives import Negatives, nce_loss
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.maps import teacher_shapes, unit_rows
+from pipeline.distillers.common.negatives import Negatives, nce_loss
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 
 @DISTILLERS.register("crd")

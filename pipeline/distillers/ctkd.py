@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.task import task_loss
+from pipeline.distillers.common.temperatures import InstanceTemperature, instance_temperature_loss
 from pipeline.distillers.dkd import dkd_loss
 from pipeline.distillers.lskd import standardise
-from pipeline.distillers.task import task_loss
-from pipeline.distillers.temperatures import InstanceTemperature, instance_temperature_loss
 
 BY_SAMPLE = {"instance"}  # variants with a temperature for each sample
 

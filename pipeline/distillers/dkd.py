@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.lskd import standardise
-from pipeline.distillers.task import task_loss
 
 
 class Decoupled(NamedTuple):

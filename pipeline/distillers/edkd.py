@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.dkd import decouple, decoupled_rows, warm_up
-from pipeline.distillers.task import task_loss
 
 Weight = Callable[[Tensor, Tensor, float, float], Tensor]
 

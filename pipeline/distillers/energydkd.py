@@ -8,9 +8,9 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.dkd import decoupled_rows, warm_up
 from pipeline.distillers.energykd import Temperatures
-from pipeline.distillers.task import task_loss
 
 
 @DISTILLERS.register("energydkd")

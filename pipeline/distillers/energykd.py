@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.energy import EnergyBands
-from pipeline.distillers.task import task_loss
+from pipeline.distillers.common.energy import EnergyBands
+from pipeline.distillers.common.task import task_loss
 
 
 def kl_rows(student_BK: Tensor, teacher_BK: Tensor, T: float | Tensor) -> Tensor:

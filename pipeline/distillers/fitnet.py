@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, FirstStage, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.layers import BatchNorm, conv_between, fits_one_size
-from pipeline.distillers.maps import Shape, pool_to
-from pipeline.distillers.stages import both_shapes
-from pipeline.distillers.task import task_loss
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.layers import BatchNorm, conv_between, fits_one_size
+from pipeline.distillers.common.maps import Shape, pool_to
+from pipeline.distillers.common.stages import both_shapes
+from pipeline.distillers.common.task import task_loss
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 # Eq. 4 of the paper: lambda falls from 4 to 1 over the training, temperature 3.
 LAMBDA_FIRST, LAMBDA_LAST, TAU = 4.0, 1.0, 3.0

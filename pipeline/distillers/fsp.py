@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, FirstStage, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.maps import max_pool_to, pool_to, teacher_shapes, to_smaller
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.maps import max_pool_to, pool_to, teacher_shapes, to_smaller
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 Pool = Callable[[Tensor, int, int], Tensor]
 Gap = Callable[[Tensor, Tensor], Tensor]

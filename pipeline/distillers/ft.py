@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, FirstStage, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.layers import BatchNorm
-from pipeline.distillers.maps import teacher_shapes, to_smaller, unit_rows
-from pipeline.distillers.paraphraser import Norm, Paraphraser, plain, stack_of
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.layers import BatchNorm
+from pipeline.distillers.common.maps import teacher_shapes, to_smaller, unit_rows
+from pipeline.distillers.common.paraphraser import Norm, Paraphraser, plain, stack_of
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 
 def energy(factor_BCHW: Tensor, p: int) -> Tensor:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, Stream, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.energy import EnergyBands
+from pipeline.distillers.common.energy import EnergyBands
+from pipeline.distillers.common.mixed_rows import MIXERS, chosen_rows, permuted
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.energykd import kl_rows
 from pipeline.distillers.kd import kd_loss
-from pipeline.distillers.mixed_rows import MIXERS, chosen_rows, permuted
-from pipeline.distillers.task import task_loss
 from pipeline.views import Stream as Draws
 from pipeline.views import words
 

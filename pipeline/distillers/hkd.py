@@ -10,9 +10,9 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.relations import cosines, squared_distances
-from pipeline.distillers.stages import stage_pairs
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.relations import cosines, squared_distances
+from pipeline.distillers.common.stages import stage_pairs
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 EPS = 1e-6  # of the authors' code: under the root of distances and beside the norms
 FLOOR = 1e-12  # keeps the logarithm of a probability finite

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Shapes, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.relations import displacement, squared_distances
-from pipeline.distillers.stages import Pairs, both_shapes, stage_pairs
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.relations import displacement, squared_distances
+from pipeline.distillers.common.stages import Pairs, both_shapes, stage_pairs
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 STAGED = {"paper"}  # variants that follow the graph through the stages
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.kd import kd_loss
 from pipeline.distillers.lskd import standardise
-from pipeline.distillers.task import task_loss
 
 
 def twice_standardised(z_BK: Tensor) -> Tensor:

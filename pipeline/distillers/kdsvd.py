@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.singular import align, right_vectors, upright
-from pipeline.distillers.stages import LIST_VARIANTS, paired_sizes, stage_pairs
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.singular import align, right_vectors, upright
+from pipeline.distillers.common.stages import LIST_VARIANTS, paired_sizes, stage_pairs
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 SPARE = 3  # student vectors besides the teacher's k, among which each teacher vector finds its like
 BY_ROW = {"mdistiller"}  # variants that take the map as (C H) x W

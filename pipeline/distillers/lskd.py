@@ -11,8 +11,8 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.kd import kd_loss
-from pipeline.distillers.task import task_loss
 
 
 def standardise(z_BK: Tensor, *, unbiased: bool = True, eps: float = 1e-7) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Stream, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.kd import kd_loss
 from pipeline.distillers.lskd import standardise
-from pipeline.distillers.task import task_loss
 
 Positive = Annotated[float, Field(gt=0)]
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.dkd import decouple
-from pipeline.distillers.task import task_loss
 
 
 def nkd_loss(student_BK: Tensor, teacher_BK: Tensor, label_B: Tensor, gamma: float, T: float) -> Tensor:

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.maps import Maps, preact, to_smaller
-from pipeline.distillers.relations import unit
-from pipeline.distillers.stages import LIST_VARIANTS, stage_pairs
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.maps import Maps, preact, to_smaller
+from pipeline.distillers.common.relations import unit
+from pipeline.distillers.common.stages import LIST_VARIANTS, stage_pairs
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 LAST_ONLY = {"original"}
 

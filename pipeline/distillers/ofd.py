@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.layers import BatchNorm
-from pipeline.distillers.maps import Shape, pool_to, teacher_shapes
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.layers import BatchNorm
+from pipeline.distillers.common.maps import Shape, pool_to, teacher_shapes
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 
 @torch.no_grad()

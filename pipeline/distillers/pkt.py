@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.relations import cosines, off_diagonal
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.relations import cosines, off_diagonal
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 Neighbours = Callable[[Tensor], Tensor]
 

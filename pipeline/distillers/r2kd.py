@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Stream, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.ranks import cosine, soft_spearman, spearman
-from pipeline.distillers.task import task_loss
-from pipeline.distillers.uncertain import Chosen, most_uncertain
+from pipeline.distillers.common.ranks import cosine, soft_spearman, spearman
+from pipeline.distillers.common.task import task_loss
+from pipeline.distillers.common.uncertain import Chosen, most_uncertain
 
 
 def value_loss(student_BK: Tensor, teacher_BK: Tensor, T: float, chosen_B: Tensor | None = None) -> Tensor:

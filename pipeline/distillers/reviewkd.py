@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Shapes, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.fusion import Fusion
-from pipeline.distillers.maps import Shape, pool_to, preact, preact_shapes, teacher_shapes
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.fusion import Fusion
+from pipeline.distillers.common.maps import Shape, pool_to, preact, preact_shapes, teacher_shapes
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 
 def hcl(student_BCHW: Tensor, teacher_BCHW: Tensor) -> Tensor:

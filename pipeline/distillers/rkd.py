@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.relations import squared_distances, unit
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.relations import squared_distances, unit
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 Count = Callable[[int, int], int]
 

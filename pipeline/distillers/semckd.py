@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.layers import BatchNorm
-from pipeline.distillers.maps import Maps, teacher_shapes, to_smaller, unit_rows
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.layers import BatchNorm
+from pipeline.distillers.common.maps import Maps, teacher_shapes, to_smaller, unit_rows
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 
 class Embedding(nn.Module):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Shapes, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.layers import BatchNorm, frozen_classifier
-from pipeline.distillers.maps import activated, pool_to, teacher_shapes
-from pipeline.distillers.task import task_loss
+from pipeline.distillers.common.layers import BatchNorm, frozen_classifier
+from pipeline.distillers.common.maps import activated, pool_to, teacher_shapes
+from pipeline.distillers.common.task import task_loss
 
 
 def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.relations import unit
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.relations import unit
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 
 def similarities(x_BN: Tensor) -> Tensor:

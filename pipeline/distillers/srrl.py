@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.layers import BatchNorm, frozen_classifier
-from pipeline.distillers.maps import teacher_shapes
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.layers import BatchNorm, frozen_classifier
+from pipeline.distillers.common.maps import teacher_shapes
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 
 def adaptor(in_channels: int, out_channels: int) -> nn.Sequential:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.dkd import decouple
-from pipeline.distillers.task import task_loss
 
 
 def share_of_rest(value_BK: Tensor, label_B: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.task import task_loss
+from pipeline.distillers.common.task import task_loss
 
 
 @DISTILLERS.register("vanilla", "none", "ce", "scratch")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.maps import to_smaller
-from pipeline.distillers.stages import LIST_VARIANTS, paired_sizes, stage_pairs
-from pipeline.distillers.terms import LabelWeights, label_terms
+from pipeline.distillers.common.maps import to_smaller
+from pipeline.distillers.common.stages import LIST_VARIANTS, paired_sizes, stage_pairs
+from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 CONSTANT_VARIANCE = {"mdistiller"}  # variants
 

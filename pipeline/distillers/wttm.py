@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.task import task_loss
+from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.ttm import transformed_divergence
 
 

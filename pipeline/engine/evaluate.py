@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.contracts import Distiller, Loader, ModelOutput
+from pipeline.engine.distributed.parallel import World
+from pipeline.engine.distributed.preemption import Interrupts
 from pipeline.engine.ema import Ema
-from pipeline.engine.interrupts import Interrupts
-from pipeline.engine.parallel import World
-from pipeline.engine.recorded import Recorded
-from pipeline.engine.recorders import Recorder
+from pipeline.engine.graph.backends import Recorder
+from pipeline.engine.graph.cache import Recorded
 from pipeline.engine.update import Updater
 
 

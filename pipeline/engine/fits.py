@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from pipeline.config import TrainConfig
-from pipeline.engine.formulas import changed_formulas, is_first_stage
-from pipeline.engine.numbers import differences
-from pipeline.engine.records import fault_of, is_finite
 from pipeline.engine.step import DistillationStep
 from pipeline.engine.update import Updater
+from pipeline.run_folder.formulas import changed_formulas, is_first_stage
+from pipeline.run_folder.metrics_file import fault_of, is_finite
+from pipeline.run_folder.same_numbers import differences
 
 FORMAT = 1
 SHOWN = 3

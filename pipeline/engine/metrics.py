@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import Batch
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 from pipeline.engine.step import StepOutput
 
 

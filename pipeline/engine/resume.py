@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from pipeline.config import flatten
 from pipeline.contracts import InputError
 from pipeline.engine.fits import FORMAT, faults
-from pipeline.engine.formulas import formulas
 from pipeline.engine.metrics import Clock
-from pipeline.engine.records import Record, settle
 from pipeline.engine.state import State, capture, restore
+from pipeline.run_folder.formulas import formulas
+from pipeline.run_folder.metrics_file import Record, settle
 
 if TYPE_CHECKING:
-    from pipeline.engine.loop import Trainer
+    from pipeline.engine.trainer import Trainer
 
 
 def state_of(trainer: "Trainer") -> State:

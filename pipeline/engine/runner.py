@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from pipeline.config import TrainConfig
 from pipeline.contracts import Batch, Distiller, Mix, ModelOutput
-from pipeline.engine.gather import GlobalRows
+from pipeline.engine.distributed.gather import GlobalRows
+from pipeline.engine.distributed.parallel import World, as_graph, forget_reduction, settle_buckets, unreduced, wrap_step
+from pipeline.engine.graph.backends import Body, Recorder
 from pipeline.engine.optimizers import build_optimizer
-from pipeline.engine.parallel import World, as_graph, forget_reduction, settle_buckets, unreduced, wrap_step
-from pipeline.engine.recorders import Body, Recorder
 from pipeline.engine.step import DistillationStep, Seen, StepOutput
 from pipeline.engine.update import Updater
 from pipeline.views import rank_slice
 
 
 class StepRunner:
-    """Owns the step module, its wrapping and the updater. `parts` as in engine/parts.py.
+    """Owns the step module, its wrapping and the updater. `parts` as in engine/components.py.
 
     recorder: on whose stream all steps run, if any: DDP's hooks belong to the stream that it is built on, and a capture
     must not meet another one's.

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.engine.distributed.parallel import World
 from pipeline.engine.evaluate import averaged_buffers
 from pipeline.engine.metrics import Meters
-from pipeline.engine.parallel import World
 from pipeline.engine.step import DistillationStep
 from pipeline.engine.update import Updater
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import Distiller, Loader, TeacherSource
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from pipeline.contracts import Batch, ModelOutput
-from pipeline.engine.latch import Latch
+from pipeline.engine.distributed.parallel import as_graph
+from pipeline.engine.graph.backends import Recorder
+from pipeline.engine.graph.cache import PLAINLY, Recorded
 from pipeline.engine.metrics import Meters
-from pipeline.engine.parallel import as_graph
-from pipeline.engine.recorded import PLAINLY, Recorded
-from pipeline.engine.recorders import Recorder
+from pipeline.engine.nonfinite import Latch
 from pipeline.engine.runner import StepRunner
 
 OFF, FALLBACK, THEN = "off", "fallback", ", then "

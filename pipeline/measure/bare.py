@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.contracts import Batch, ModelOutput
+from pipeline.engine.components import Parts
+from pipeline.engine.distributed.parallel import World, prepare_frozen, wrap_step
 from pipeline.engine.optimizers import build_optimizer
-from pipeline.engine.parallel import World, prepare_frozen, wrap_step
-from pipeline.engine.parts import Parts
 from pipeline.measure.keys import BenchmarkConfig
 
 TEMPERATURE = 4

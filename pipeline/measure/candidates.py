@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
-from pipeline.assemble import loader_maker, make_plan
+from pipeline.builders.run import loader_maker, make_plan
 from pipeline.config import DataConfig
 from pipeline.contracts import InputError, Loader
 from pipeline.datasets.image_set import FileSet, ImageSet
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 from pipeline.measure.device import wait_for

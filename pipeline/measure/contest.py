@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.assemble import image_set
+from pipeline.builders.run import image_set
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import Batch, InputError
-from pipeline.engine.parallel import World
-from pipeline.engine.parts import Parts
+from pipeline.engine.components import Parts
+from pipeline.engine.distributed.parallel import World
 from pipeline.measure.bare import bare_step
 from pipeline.measure.counters import Count, counted
 from pipeline.measure.device import inference_flops, training_flops

@@ -10,19 +10,19 @@ from typing import Any, TypeVar
 
 import torch
 
-from pipeline.assemble import build
+from pipeline.builders.run import build
 from pipeline.contracts import Batch, Loader
-from pipeline.engine.interrupts import Interrupts
-from pipeline.engine.loop import Trainer
+from pipeline.engine.components import Parts
+from pipeline.engine.distributed.parallel import DTYPES, World
+from pipeline.engine.distributed.preemption import Interrupts
 from pipeline.engine.metrics import Clock
-from pipeline.engine.parallel import DTYPES, World
-from pipeline.engine.parts import Parts
-from pipeline.engine.reporter import Reporter
-from pipeline.engine.run_dir import RunDir
+from pipeline.engine.reporting.reporter import Reporter
 from pipeline.engine.teacher_pass import teach
+from pipeline.engine.trainer import Trainer
 from pipeline.measure.device import Spent, timed, wait_for
 from pipeline.measure.keys import LEAST_STEPS, BenchmarkConfig
 from pipeline.measure.rounds import SPEED, Measure, Round, cpu_seconds, per_core
+from pipeline.run_folder.folder import RunDir
 
 READY = 8  # batches that lie ready on the device
 WARM_UP = 3  # steps

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.assemble import image_set
+from pipeline.builders.run import image_set
 from pipeline.config import DataConfig
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import FileSet, ImageSet
 from pipeline.datasets.synthetic_jpegs import write_jpeg_tree
-from pipeline.engine.parallel import World
-from pipeline.loaders.beton_writer import write_beton
+from pipeline.engine.distributed.parallel import World
+from pipeline.loaders.ffcv.writer import write_beton
 from pipeline.measure.keys import GENERATED, BenchmarkConfig
 
 TREE = {"classes": 10, "train_per_class": 100, "val_per_class": 10}

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts import InputError
-from pipeline.engine.run_dir import environment
-from pipeline.files import write_json
 from pipeline.measure.rounds import SPEED
-from pipeline.readings import Unreadable, read_json
+from pipeline.run_folder.folder import environment
+from pipeline.utils.atomic import write_json
+from pipeline.utils.untrusted_files import Unreadable, read_json
 
 HARDWARE = ("device", "cpu", "cores", "cpu_threads", "gpus")
 TABLES = ("loaders", "step", "variants", "train")

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts import InputError
-from pipeline.engine.parallel import World
-from pipeline.engine.run_dir import environment
-from pipeline.files import write_json
+from pipeline.engine.distributed.parallel import World
 from pipeline.measure.decode import MEANINGS
 from pipeline.measure.keys import PARTS, BenchmarkConfig
 from pipeline.measure.rounds import SPEED
+from pipeline.run_folder.folder import environment
+from pipeline.utils.atomic import write_json
 
 PACKAGES = ("pillow", "simplejpeg", "numba", "opencv-python-headless", "opencv-python")
 STDOUT = "-"

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline.assemble import build
+from pipeline.builders.run import build
 from pipeline.contracts import Batch
 from pipeline.datasets.image_set import ImageSet
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 from pipeline.measure.bare import plain_loss
 from pipeline.measure.device import wait_for
 from pipeline.measure.keys import BenchmarkConfig

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, TeacherSource, View
-from pipeline.engine.latch import Latch
+from pipeline.engine.components import Parts
+from pipeline.engine.distributed.parallel import World
 from pipeline.engine.metrics import Meters
-from pipeline.engine.parallel import World
-from pipeline.engine.parts import Parts
+from pipeline.engine.nonfinite import Latch
 from pipeline.engine.runner import StepRunner
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.measure.limits import four

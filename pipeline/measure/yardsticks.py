@@ -10,13 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.config import DataConfig
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import FileSet, ImageSet
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 from pipeline.measure.candidates import batches_ahead
 from pipeline.measure.device import wait_for
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.measure.rounds import Measure, Round
 from pipeline.measure.stream import of_batches, stretch
-from pipeline.vision import torchvision
+from pipeline.utils.torchvision_compat import torchvision
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from pipeline.contracts import InputError
 from pipeline.models import MODELS
 from pipeline.models.blurpool import add_blurpool
 from pipeline.models.external import build_external, canonical_external
-from pipeline.nearest import hint
 from pipeline.registry import UnknownName
+from pipeline.utils.suggest import hint
 
 # Where a bare name is looked for, in order. Of Tiny-ImageNet's networks only mdistiller's MobileNetV2 is no CIFAR one.
 LOOKED_IN = {"cifar": ("cifar",), "tiny": ("tiny", "cifar"), "imagenet": ("imagenet",)}

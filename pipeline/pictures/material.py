@@ -9,21 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline import networks
-from pipeline.assemble import image_set, make_plan
+from pipeline.builders import networks
+from pipeline.builders.method import teacher_preprocess
+from pipeline.builders.predictors import predictor_of
+from pipeline.builders.run import image_set, make_plan
 from pipeline.config import ConfigError, TrainConfig, read_yaml, validate
 from pipeline.contracts import Distiller, InputError, ModelOutput
 from pipeline.datasets import ImageSet
 from pipeline.datasets.image_set import check_classes
-from pipeline.engine import parallel
-from pipeline.engine.earlier import as_recorded
-from pipeline.engine.parallel import World
-from pipeline.loaders.worker import WorkerLoader
-from pipeline.methods import teacher_preprocess
+from pipeline.engine.distributed import parallel
+from pipeline.engine.distributed.parallel import World
+from pipeline.loaders.torch_workers import WorkerLoader
 from pipeline.models.predicting import PredictingNetwork
 from pipeline.pictures import Nothing
-from pipeline.pictures.records import Group, RunRecord, grouped
-from pipeline.predictors import predictor_of
+from pipeline.run_folder.earlier_defaults import as_recorded
+from pipeline.run_folder.groups import Group, RunRecord, grouped
 from pipeline.teachers.preprocess import Preprocess
 
 Array = NDArray[Any]

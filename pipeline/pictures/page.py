@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.pictures.records import Group, RunRecord
 from pipeline.pictures.style import GRID, INK, MUTED, WIDTH_INCHES, drawing
+from pipeline.run_folder.groups import Group, RunRecord
 
 IMAGES = (".png", ".svg")
 PAGES = (".html",)

@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.contracts import InputError
-from pipeline.readings import Unreadable, read_object
 from pipeline.teachers.codecs import AUTOCAST, POOLED, Codec, codec_of
+from pipeline.utils.untrusted_files import Unreadable, read_object
 
 FORMAT, VERSION = "stillhouse-teacher-cache", 1
 MANIFEST = "manifest.json"

@@ -7,8 +7,8 @@ import re
 import runpy
 import sys
 
-from pipeline.nearest import hint, short
 from pipeline.utils.places import INSTALLED, ROOT, VERSION
+from pipeline.utils.suggest import hint, short
 
 USER_ERROR = 2
 COMMANDS = {
@@ -25,7 +25,7 @@ COMMANDS = {
     "sweep": ("launch.sweep", "run a table of runs"),
     "status": ("launch.status", "show what every run does"),
     "table": ("launch.table", "print runs as a table: mean +- std over seeds, beside the published figure"),
-    "scaling": ("launch.plan", "estimate what N nodes would give"),
+    "scaling": ("launch.scaling", "estimate what N nodes would give"),
     "fetch-teachers": ("data_prep.fetch_teachers", "fetch published teachers"),
     "imagenet": ("data_prep.imagenet", "make a checked tree of ImageNet out of its archives"),
     "tiny-imagenet": ("data_prep.tiny_imagenet", "make a checked tree of Tiny-ImageNet out of its archive"),

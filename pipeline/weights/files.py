@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import InputError
-from pipeline.readings import Unreadable
+from pipeline.utils.untrusted_files import Unreadable
 from pipeline.weights.allowed import ALLOWED
 from pipeline.weights.limits import Bomb, check_size, check_tar, check_zip, sober
 from pipeline.weights.sums import ENTRY, check_sum, parse_origin

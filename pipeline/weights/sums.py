@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.readings import Unreadable, parse_json
+from pipeline.utils.untrusted_files import Unreadable, parse_json
 
 ENTRY = "stillhouse"
 SUM = "sha256"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import TrainConfig, compose, layers, validate, validate_arguments
 from pipeline.config.layers import CONFIGS, read_yaml
 from pipeline.distillers import DISTILLERS

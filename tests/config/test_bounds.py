@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from making import plain_make as make
 
-from pipeline.assemble import default_name
+from pipeline.builders.run import default_name
 from pipeline.config import ConfigError, TrainConfig
 from pipeline.config.by_type import kind_at
 from pipeline.config.words import known_keys

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import ConfigError, HelpRequested, TrainConfig, compose, describe
 from pipeline.config.layers import CONFIGS, find_pair, read_yaml
 from pipeline.distillers import DISTILLERS

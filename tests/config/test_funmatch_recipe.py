@@ -7,7 +7,7 @@ import torch
 from making import IMAGENET, cifar, make, weights
 from torch import nn
 
-from pipeline import methods
+from pipeline.builders import method as methods
 from pipeline.contracts import InputError
 from pipeline.engine.optimizers import build_optimizer
 from pipeline.engine.schedule import learning_rate

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.assemble import ALIASES
+from pipeline.builders.run import ALIASES
 from pipeline.config import TrainConfig, compose
 from pipeline.config.data_keys import LATER, without_later
 from pipeline.contracts import InputError
-from pipeline.engine.run_dir import RunDir
+from pipeline.run_folder.folder import RunDir
 
 # Of commit 3f763ae.
 HASHES = {

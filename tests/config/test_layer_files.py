@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from making import plain_make as make
 
-from pipeline import checkpoints
-from pipeline.assemble import NAMES
+from pipeline.builders.run import NAMES
 from pipeline.config import ConfigError, layers
 from pipeline.contracts import InputError
 from pipeline.distillers import DISTILLERS
+from pipeline.weights import published as checkpoints
 
 BASE = ["dataset=cifar100", "model=resnet8"]
 WORDS = {

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from cli import call
 
-from launch import sending, snapshot, submit
-from launch.cluster import with_site
-from launch.sweep_file import sweep_path
+from launch import submit
+from launch.jobs import code_snapshot, submission
+from launch.jobs.cluster import with_site
+from launch.sweeps.file import sweep_path
 from pipeline import train
 from pipeline.config import ConfigError, layer_file
 from pipeline.config.layer_folders import OWN
@@ -58,12 +59,12 @@ def test_a_job_gets_a_copy_of_them(own: Path, tmp_path: Path, monkeypatch: pytes
     root = tmp_path / "root"
     (root / "configs" / "recipe").mkdir(parents=True)
     (root / "configs" / "recipe" / "a.yaml").touch()
-    taken = snapshot.take(tmp_path / "code", root)
+    taken = code_snapshot.take(tmp_path / "code", root)
     assert (taken / "configs/recipe/mine.yaml").read_bytes() == (own / "recipe/mine.yaml").read_bytes()
-    assert f" {OWN}= " in sending.python_command(taken)
+    assert f" {OWN}= " in submission.python_command(taken)
     monkeypatch.delenv(OWN)
-    assert OWN not in sending.python_command(taken)
-    copied = snapshot.take(tmp_path / "copied", taken)
+    assert OWN not in submission.python_command(taken)
+    copied = code_snapshot.take(tmp_path / "copied", taken)
     assert (copied / "SNAPSHOT.json").read_text() == (taken / "SNAPSHOT.json").read_text()
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from making import plain_make as make
 
-from launch.sweep_file import read_file
-from launch.sweep_runs import words_of
-from pipeline.assemble import ALIASES, NAMES
+from launch.sweeps.file import read_file
+from launch.sweeps.runs import words_of
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import ConfigError, ExportConfig, TrainConfig, compose, read_yaml
 from pipeline.config.by_type import kind_at
 from pipeline.config.words import known_keys
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.pictures.keys import VisualizeConfig
-from pipeline.plain_yaml import dump
+from pipeline.utils.plain_yaml import dump
 
 BASE = ["dataset=cifar100", "model=resnet8"]
 WRITTEN = [

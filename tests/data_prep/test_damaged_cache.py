@@ -16,7 +16,7 @@ from cache_jobs import sums, teacher_file, words
 
 from data_prep import cache_parts, cache_teacher, verify_cache
 from pipeline.contracts import InputError
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 from pipeline.teachers.cache_format import Layout, Manifest, check_sizes, read_manifest
 from pipeline.teachers.cache_reader import CacheReader
 

@@ -16,10 +16,10 @@ import torch
 import web
 
 from data_prep import fetch_teachers as prep
-from pipeline.checkpoints import find_checkpoint, releases
 from pipeline.datasets import downloads
 from pipeline.models import MODELS
 from pipeline.weights import load_into
+from pipeline.weights.published import find_checkpoint, releases
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("resnet56", "resnet110", "resnet32x4", "ResNet50", "wrn_40_2", "vgg13")

@@ -13,8 +13,8 @@ from data_prep import write_beton as prep
 from pipeline.contracts import InputError, NotWritten
 from pipeline.datasets import DATASETS
 from pipeline.datasets.image_set import FileSet
-from pipeline.loaders.beton.file import open_beton
-from pipeline.loaders.beton_writer import write_beton
+from pipeline.loaders.ffcv.file import open_beton
+from pipeline.loaders.ffcv.writer import write_beton
 
 
 @pytest.fixture(scope="module")

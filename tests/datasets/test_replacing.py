@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline import assemble
+from pipeline.builders import run
 from pipeline.config import DataConfig
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS, FileSet
 from pipeline.datasets.decode import decode_rgb
 from pipeline.datasets.encoded import as_read_by_all, check, is_ordinary
 from pipeline.datasets.replacing import Replaced, ReplacingSet
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 
 WHOLE = jpeg_files.jpeg(1, 40, 60, quality=92)
 BROKEN = {
@@ -140,7 +140,7 @@ def test_the_key(root: Path) -> None:
     """For training only: an evaluation counts every image."""
     data = {"root": str(root), "index": "off"}
     kinds = {
-        (split, on_bad): assemble.image_set(
+        (split, on_bad): run.image_set(
             "imagenet",
             DataConfig(**data, on_bad=on_bad),
             split,

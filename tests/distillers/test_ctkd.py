@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts import Batch, InputError, ModelOutput, Setting, Shapes
+from pipeline.distillers.common.temperatures import instance_temperature_loss
 from pipeline.distillers.ctkd import CTKD
-from pipeline.distillers.temperatures import instance_temperature_loss
 
 ROWS, CLASSES = 5, 7
 LABEL = torch.arange(ROWS) % CLASSES

@@ -83,7 +83,7 @@ def test_a_row_says_what_the_class_says(name: str) -> None:
 
 
 def test_papers_have_their_authors() -> None:
-    folders = ((ROOT / "pipeline/distillers", "*.py"), (ROOT / "configs/method", "*.yaml"), (DOCS, "methods.md"))
+    folders = ((ROOT / "pipeline/distillers", "**/*.py"), (ROOT / "configs/method", "*.yaml"), (DOCS, "methods.md"))
     seen = set()
     for folder, pattern in folders:
         for file in sorted(folder.glob(pattern)):

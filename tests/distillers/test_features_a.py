@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Shapes
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.singular import right_vectors
+from pipeline.distillers.common.stages import stage_pairs
 from pipeline.distillers.kdsvd import pixels_by_channels
 from pipeline.distillers.nst import mean_kernel
-from pipeline.distillers.singular import right_vectors
-from pipeline.distillers.stages import stage_pairs
 from pipeline.distillers.vid import start_of
 
 MAPS = ((4, 8, 8), (6, 8, 8), (8, 4, 4), (10, 4, 4))

@@ -19,11 +19,11 @@ from distillers.features_b import (
 from torch import Tensor, nn
 
 from pipeline.distillers.ab import boundary_loss
+from pipeline.distillers.common.layers import BatchNorm
+from pipeline.distillers.common.maps import max_pool_to, pool_to, unit_rows
+from pipeline.distillers.common.negatives import nce_loss
 from pipeline.distillers.fsp import fsp_matrix, norm_gap
 from pipeline.distillers.ft import factor_loss, whole
-from pipeline.distillers.layers import BatchNorm
-from pipeline.distillers.maps import max_pool_to, pool_to, unit_rows
-from pipeline.distillers.negatives import nce_loss
 from pipeline.distillers.ofd import ofd_margin, partial_l2
 from pipeline.distillers.reviewkd import hcl
 

@@ -23,8 +23,8 @@ from distillers.features_b import (
 from torch import Tensor
 
 from pipeline.contracts import Distiller, InputError, ModelOutput
-from pipeline.distillers.maps import unit_rows
-from pipeline.distillers.negatives import Negatives
+from pipeline.distillers.common.maps import unit_rows
+from pipeline.distillers.common.negatives import Negatives
 from pipeline.distillers.simkd import SimKD
 
 # ---- negatives -------------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Shapes, View
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.energy import EnergyBands, energy
 from pipeline.distillers.dist import inter_loss, intra_loss
 from pipeline.distillers.dkd import dkd_loss, warm_up
-from pipeline.distillers.energy import EnergyBands, energy
 from pipeline.distillers.kdrefine import four_times_normalised
 from pipeline.distillers.lskd import standardise
 from pipeline.distillers.nkd import nkd_loss

@@ -8,13 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.contracts import Batch, InputError, ModelOutput, Setting, Shapes, Stream, View
+from pipeline.distillers.common.energy import energy
+from pipeline.distillers.common.mixed_rows import chosen_rows, permuted
 from pipeline.distillers.dist import correlation
-from pipeline.distillers.energy import energy
 from pipeline.distillers.energykd import kl_rows
 from pipeline.distillers.heda import HEDA
 from pipeline.distillers.kdrefine import four_times_normalised
 from pipeline.distillers.lskd import standardise
-from pipeline.distillers.mixed_rows import chosen_rows, permuted
 
 ROWS, CLASSES = 9, 5
 OUTLYING = [1, 4, 5, 7]  # by the thresholds of `method`

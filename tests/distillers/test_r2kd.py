@@ -8,11 +8,11 @@ import torch
 from distillers.test_logits_b import gradients_of, leaves_of, made, terms_of
 from torch import Tensor
 
-from pipeline.distillers import ranks
+from pipeline.distillers.common import ranks
+from pipeline.distillers.common.ranks import soft_ranks, soft_spearman, spearman
+from pipeline.distillers.common.uncertain import most_uncertain
 from pipeline.distillers.r2kd import R2KD, value_loss
-from pipeline.distillers.ranks import soft_ranks, soft_spearman, spearman
-from pipeline.distillers.uncertain import most_uncertain
-from pipeline.mixing import entropy
+from pipeline.utils.mixing import entropy
 
 
 def logits(rows: int, classes: int, seed: int = 0) -> Tensor:

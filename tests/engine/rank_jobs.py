@@ -9,7 +9,7 @@ from mini_sets import colour_set
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import Batch
 from pipeline.distillers.kd import KD
-from pipeline.engine import parallel
+from pipeline.engine.distributed import parallel
 from pipeline.engine.step import DistillationStep, Seen
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan

@@ -7,10 +7,10 @@ import torch
 from fake_cuda import DEVICE, FakeCuda, Stream
 from torch import Tensor
 
-from pipeline import failures
 from pipeline.contracts import ModelOutput
-from pipeline.engine import captures
-from pipeline.engine.recorders import CudaRecorder, NotCapturable
+from pipeline.engine.graph import capture
+from pipeline.engine.graph.backends import CudaRecorder, NotCapturable
+from pipeline.process import machine_errors
 from pipeline.teachers.beside import SideStream
 
 
@@ -50,9 +50,9 @@ def test_a_device_that_does_not_compute_is_named(cuda: FakeCuda) -> None:
     cuda.broken = True
     recorder = CudaRecorder(DEVICE, 1, lambda make: make)
     said = r"does not compute since \(Offset increment .*compile=off"
-    with pytest.raises(captures.DeviceBroken, match=said) as error:
+    with pytest.raises(capture.DeviceBroken, match=said) as error:
         recorder.record(forbidden, list)
-    assert failures.known(error.value) == str(error.value)  # one line, and no traceback
+    assert machine_errors.known(error.value) == str(error.value)  # one line, and no traceback
 
 
 def test_a_capture_that_succeeds_is_replayed_once(cuda: FakeCuda) -> None:

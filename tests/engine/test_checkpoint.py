@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.engine.checkpoint import Checkpoints, DamagedCheckpoint, seal, unseal
+from pipeline.run_folder.checkpoint_file import Checkpoints, DamagedCheckpoint, seal, unseal
 
 STATE = {"model": {"w": torch.arange(2000, dtype=torch.float32)}, "position": {"done": 7}, "list": [1, "a", None]}
 

@@ -11,13 +11,13 @@ import mini_cifar
 import pytest
 
 from pipeline import train
-from pipeline.engine.checkpoint import Checkpoints
+from pipeline.engine.distributed.parallel import World
+from pipeline.engine.distributed.preemption import Interrupts
 from pipeline.engine.evaluate import Evaluation
-from pipeline.engine.interrupts import Interrupts
-from pipeline.engine.latch import Latch
 from pipeline.engine.metrics import Clock, Meters
-from pipeline.engine.parallel import World
+from pipeline.engine.nonfinite import Latch
 from pipeline.engine.whole_step import WholeStep
+from pipeline.run_folder.checkpoint_file import Checkpoints
 
 ROWS, STEPS, EPOCHS = 4, 12, 6
 HOST, DEVICE = 1e-4, 1e-3  # seconds of a step

@@ -14,8 +14,8 @@ import torch
 from short_runs import Capture, after_step, copied, finish, forge, make_data, refused, stop
 from test_resume import assert_same_run, records
 
-from pipeline.engine import earlier, numbers
-from pipeline.engine.checkpoint import unseal
+from pipeline.run_folder import earlier_defaults, same_numbers
+from pipeline.run_folder.checkpoint_file import unseal
 
 Change = Callable[[Path], object]
 
@@ -262,12 +262,12 @@ def test_a_key_that_an_earlier_version_did_not_know(
     half: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It counts as its default, or as what earlier.EARLIER says; config.yaml records it."""
-    monkeypatch.setitem(earlier.EARLIER, "optim.clip_norm", 2.0)
+    monkeypatch.setitem(earlier_defaults.EARLIER, "optim.clip_norm", 2.0)
     drop(half, "  clip_norm: 0.0\n")
     forge(half / "checkpoints" / "last.pt", without("config"))
     err = refused(half.parent, half.name, capsys)
     assert "optim.clip_norm 2.0 there, 0.0 here (before there was the key; give optim.clip_norm=2.0 to go on)" in err
-    monkeypatch.delitem(earlier.EARLIER, "optim.clip_norm")
+    monkeypatch.delitem(earlier_defaults.EARLIER, "optim.clip_norm")
     finish(half.parent, half.name, capsys)
     assert_as_unbroken(half)
     assert "clip_norm: 0.0" in (half / "config.yaml").read_text()
@@ -275,5 +275,5 @@ def test_a_key_that_an_earlier_version_did_not_know(
 
 def test_method_arguments_that_are_not_given_any_more_are_missed() -> None:
     here = short_runs.train.TrainConfig(dataset="synthetic", method_args={"T": 4.0})
-    found = numbers.differences({"dataset": "synthetic", "method_args.T": 4.0, "method_args.x": 1}, here)
+    found = same_numbers.differences({"dataset": "synthetic", "method_args.T": 4.0, "method_args.x": 1}, here)
     assert "method_args.x 1 there, None here" in found and not any("method_args.T" in text for text in found)

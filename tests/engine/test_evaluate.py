@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.contracts import Batch, ModelOutput
+from pipeline.engine.distributed.parallel import World
 from pipeline.engine.evaluate import Evaluation
-from pipeline.engine.parallel import World
 
 WORLD = World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
 

@@ -10,7 +10,7 @@ from short_runs import after_step, finish, forge, refused, stop
 
 from pipeline import train
 from pipeline.distillers import DISTILLERS
-from pipeline.engine import earlier, formulas, numbers
+from pipeline.run_folder import earlier_defaults, formulas, same_numbers
 
 UNTAUGHT = ("teacher.model=resnet8", "teacher.checkpoint=none", "run.checkpoint_steps=1")
 AT = ("method=at", *UNTAUGHT)
@@ -38,7 +38,7 @@ def of_earlier_version(run: Path) -> None:
 @pytest.fixture
 def other_default(monkeypatch: Patch) -> None:
     """As if `aligned` had been at's default before."""
-    for module in (earlier, numbers, formulas):
+    for module in (earlier_defaults, same_numbers, formulas):
         monkeypatch.setattr(module, "WAS_DEFAULT", {"at": "aligned"})
 
 
@@ -123,22 +123,22 @@ def test_other_notes_are_refused(root: Path, capsys: pytest.CaptureFixture[str],
 
 
 def test_earlier_defaults_are_variants_still() -> None:
-    assert earlier.WAS_DEFAULT["ofd"] == "eval_teacher"
-    for method, variant in earlier.WAS_DEFAULT.items():
+    assert earlier_defaults.WAS_DEFAULT["ofd"] == "eval_teacher"
+    for method, variant in earlier_defaults.WAS_DEFAULT.items():
         assert variant in list(DISTILLERS.get(method).variants)[1:]
 
 
 def test_earlier_defaults_are_variants_and_not_the_default_of_now() -> None:
-    for method, variant in earlier.WAS_DEFAULT.items():
+    for method, variant in earlier_defaults.WAS_DEFAULT.items():
         default, *others = DISTILLERS.get(method).variants
         assert variant in others and variant != default
 
 
-@pytest.mark.parametrize("method", earlier.WAS_DEFAULT)
+@pytest.mark.parametrize("method", earlier_defaults.WAS_DEFAULT)
 def test_runs_of_earlier_defaults_go_on_as_they_began(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Patch, method: str
 ) -> None:
-    was = earlier.WAS_DEFAULT[method]
+    was = earlier_defaults.WAS_DEFAULT[method]
     words = (f"method={method}", *UNTAUGHT, "recipe=repdistiller")
     with monkeypatch.context() as patch:  # as the earlier version, which had this default and its weights
         kind = DISTILLERS.get(method)
@@ -158,7 +158,7 @@ def test_a_variant_that_presets_named_for_a_pair_goes_on_as_the_default(
     words = ("method=hkd", *UNTAUGHT, "teacher.model=vgg8")
     of_earlier_version(stop(root, "x", after_step(3), *words, "variant=semckd"))
     assert "resumed at step 3" in finish(root, "x", capsys, *words)
-    assert all(next(iter(DISTILLERS.get(m).variants)) == named for m, named in earlier.NAMED_DEFAULT.items())
+    assert all(next(iter(DISTILLERS.get(m).variants)) == named for m, named in earlier_defaults.NAMED_DEFAULT.items())
 
 
 def test_seeds_that_have_not_begun_go_by_the_default_of_those_that_have(

@@ -10,8 +10,9 @@ from short_runs import Capture, finish, make_data, words
 from test_files import full_disk
 from test_resume import assert_same_run
 
-from pipeline import files, train
-from pipeline.engine.run_dir import RunDir
+from pipeline import train
+from pipeline.run_folder.folder import RunDir
+from pipeline.utils import atomic
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +41,13 @@ def test_files_of_any_size(size: int, root: Path, capsys: Capture) -> None:
 
 def test_between_the_first_files(root: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     """config.yaml fits, environment.json does not."""
-    before = files.write_text
+    before = atomic.write_text
 
     def full(path: Path, text: str) -> None:
         with full_disk(0):
             before(path, text)
 
-    monkeypatch.setattr(files, "write_text", full)  # write_json goes through it
+    monkeypatch.setattr(atomic, "write_text", full)  # write_json goes through it
     assert_stopped(root, "between", capsys)
     assert RunDir(root / "between").config.exists() and not RunDir(root / "between").environment.exists()
     monkeypatch.undo()

@@ -8,9 +8,9 @@ import short_runs
 from short_runs import Capture, after_step, finish, flip, killed, make_data, stop
 from test_resume import assert_same_run, records
 
-from pipeline.engine import checkpoint
-from pipeline.engine.checkpoint import Checkpoints, unseal
-from pipeline.engine.run_dir import RunDir
+from pipeline.run_folder import checkpoint_file
+from pipeline.run_folder.checkpoint_file import Checkpoints, unseal
+from pipeline.run_folder.folder import RunDir
 
 Patch = Callable[[pytest.MonkeyPatch], object]
 
@@ -29,7 +29,7 @@ PLACES: dict[str, tuple[object, str]] = {
     "before the best weights": (Checkpoints, "save_best"),
     "after the best weights, before the line": (RunDir, "append"),
     "between the line and the checkpoint": (Checkpoints, "save_last"),
-    "inside the checkpoint": (checkpoint, "write_atomically"),
+    "inside the checkpoint": (checkpoint_file, "write_atomically"),
     "between last.pt and best.pt": (Checkpoints, "publish_best"),
     "before the student": (RunDir, "write_student"),
     "before the summary": (RunDir, "write_summary"),
@@ -73,7 +73,7 @@ def test_killed_at_the_worst_places(place: str, call: int, root: Path, unbroken:
 
 
 def test_killed_between_pending_and_last(root: Path, unbroken: Path, capsys: Capture) -> None:
-    broken = stop(root, "pending", at_call(checkpoint, "twin", 1))
+    broken = stop(root, "pending", at_call(checkpoint_file, "twin", 1))
     assert (broken / "checkpoints" / "pending.pt").exists()
     finish(root, "pending", capsys)
     assert_ends_like(broken, unbroken)

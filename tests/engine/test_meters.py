@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from pipeline.contracts import Batch
-from pipeline.engine.latch import Latch, NonFiniteLoss
+from pipeline.engine.distributed.parallel import World
 from pipeline.engine.metrics import Clock, Meters
-from pipeline.engine.parallel import World
+from pipeline.engine.nonfinite import Latch, NonFiniteLoss
 from pipeline.engine.step import StepOutput
 
 CPU = torch.device("cpu")

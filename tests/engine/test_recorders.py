@@ -14,13 +14,15 @@ from torch import Tensor, fx, nn
 
 from pipeline.config import OptimConfig, RuntimeConfig
 from pipeline.contracts import Batch, ModelOutput
-from pipeline.engine import parallel, recorded, runner
+from pipeline.engine import runner
+from pipeline.engine.distributed import parallel
+from pipeline.engine.distributed.parallel import World
 from pipeline.engine.evaluate import Evaluation
+from pipeline.engine.graph import cache
+from pipeline.engine.graph.backends import Body, FusedCapture, NotCapturable, Recorder, Tracer
+from pipeline.engine.graph.cache import Recorded
+from pipeline.engine.graph.dry_run import untouched
 from pipeline.engine.optimizers import build_optimizer
-from pipeline.engine.parallel import World
-from pipeline.engine.recorded import Recorded
-from pipeline.engine.recorders import Body, FusedCapture, NotCapturable, Recorder, Tracer
-from pipeline.engine.untouched import untouched
 from pipeline.engine.update import Updater
 
 WORLD = World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
@@ -156,7 +158,7 @@ def test_a_value_that_is_read_on_the_host_is_refused() -> None:
 
 
 def test_only_some_shapes_have_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorded, "MOST", 3)
+    monkeypatch.setattr(cache, "MOST", 3)
     capture = Refusing(99)
     total = Sum(capture)
     for rows in (1, 2, 3, 4, 5, 4, 1):

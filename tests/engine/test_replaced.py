@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.engine.parallel import World
-from pipeline.engine.replaced import NAME, ReplacedImages
-from pipeline.engine.reporter import Reporter
+from pipeline.engine.distributed.parallel import World
+from pipeline.engine.reporting.bad_images import NAME, ReplacedImages
+from pipeline.engine.reporting.reporter import Reporter
 
 
 class Finder:

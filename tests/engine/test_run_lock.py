@@ -9,8 +9,8 @@ import pytest
 
 from pipeline import train
 from pipeline.contracts import InputError
-from pipeline.engine.run_dir import RunDir
-from pipeline.engine.run_lock import FolderLock
+from pipeline.run_folder.folder import RunDir
+from pipeline.run_folder.lock import FolderLock
 
 Capture = pytest.CaptureFixture[str]
 

@@ -11,8 +11,8 @@ from torch.optim.optimizer import Optimizer
 
 from pipeline.config import OptimConfig, RuntimeConfig
 from pipeline.contracts import InputError
+from pipeline.engine.distributed.parallel import pick_device, start
 from pipeline.engine.optimizers import build_optimizer
-from pipeline.engine.parallel import pick_device, start
 from pipeline.engine.update import UNCAPTURED, Updater
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from short_runs import Capture, after_step, finish, forge, make_data, refused, stop, unseal
 
-from pipeline.engine import parallel, tf32
+from pipeline.engine.distributed import parallel, tf32
 from pipeline.engine.whole_step import FALLBACK
 
 GRAPH = "runtime.compile=graph"

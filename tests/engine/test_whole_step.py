@@ -11,8 +11,9 @@ from recorded_steps import Side, from_the_same_state, trajectories, words_for
 
 from pipeline import train
 from pipeline.distillers import DISTILLERS
-from pipeline.engine import parallel, recorders
-from pipeline.engine.recorders import NotCapturable, Tracer
+from pipeline.engine.distributed import parallel
+from pipeline.engine.graph import backends
+from pipeline.engine.graph.backends import NotCapturable, Tracer
 
 # What CUDA's kernels of it ask on the host; the tracer finds shapes that depend on data by itself.
 ASKS_ON_CUDA = {"aten._linalg_svd.default", "aten._linalg_eigh.default", "aten.multinomial.default"}
@@ -77,13 +78,13 @@ def test_with_what_a_step_may_hold(data: Path, more: list[str]) -> None:
 def operations(data: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Names of the operations of a recorded step; {'values'} where the tracer refuses."""
     found: set[str] = set()
-    lifted = recorders.lifted
+    lifted = backends.lifted
 
     def noted(graph: torch.fx.GraphModule) -> list[torch.Tensor]:
         found.update(str(node.target) for node in graph.graph.nodes)
         return lifted(graph)
 
-    monkeypatch.setattr(recorders, "lifted", noted)
+    monkeypatch.setattr(backends, "lifted", noted)
     for part in method.split("+"):
         monkeypatch.setattr(DISTILLERS.get(part), "capturable", True)
     at_once = Tracer(None)

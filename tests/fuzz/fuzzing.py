@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TypeVar
 
-from pipeline import entry
+from pipeline import cli
 from pipeline.config import ConfigError, HelpRequested
 from pipeline.contracts import InputError
-from pipeline.readings import Unreadable
 from pipeline.registry import UnknownName
+from pipeline.utils.untrusted_files import Unreadable
 
 T = TypeVar("T")
 REFUSALS: tuple[type[BaseException], ...] = (InputError, ConfigError, UnknownName, Unreadable, HelpRequested)
@@ -78,7 +78,7 @@ def command(module: ModuleType, words: Sequence[str]) -> None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            entry.run(module.main, module.help_text, getattr(module, "FAILURES", {}))
+            cli.run(module.main, module.help_text, getattr(module, "FAILURES", {}))
     except SystemExit as ended:
         if ended.code == 2:
             lines = said.getvalue().strip().splitlines()

@@ -17,7 +17,7 @@ from small_sets import file_set
 from test_beton_loader import plan
 
 from pipeline.contracts import InputError
-from pipeline.loaders.beton.manifest import manifest_path
+from pipeline.loaders.ffcv.manifest import manifest_path
 
 
 def shown(image_set: Any, path: Path) -> bytes:

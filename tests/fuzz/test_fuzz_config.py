@@ -8,9 +8,8 @@ import pytest
 from fuzzing import assert_no_faults, cut, flipped, judge
 
 from data_prep.cache_teacher import CacheTeacherConfig
-from launch.sweep_file import read_words
-from pipeline.assemble import ALIASES, NAMES, default_name
-from pipeline.checkpoints import releases
+from launch.sweeps.file import read_words
+from pipeline.builders.run import ALIASES, NAMES, default_name
 from pipeline.config import (
     ConfigError,
     EvaluateConfig,
@@ -24,7 +23,8 @@ from pipeline.config import (
 from pipeline.config.words import known_keys
 from pipeline.distillers import DISTILLERS
 from pipeline.measure.keys import BenchmarkConfig
-from pipeline.plain_yaml import dump
+from pipeline.utils.plain_yaml import dump
+from pipeline.weights.published import releases
 
 SCHEMAS = (TrainConfig, TrainConfig, EvaluateConfig, ExportConfig, BenchmarkConfig, CacheTeacherConfig)
 KINDS = ("dataset", "method", "recipe")
@@ -166,16 +166,16 @@ def test_layer_files(fuzz_rng: random.Random, fuzz_cases: int, configs: Path) ->
 def test_tables_and_sweeps(
     fuzz_rng: random.Random, fuzz_cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import checkpoints
+    from pipeline.weights import published
 
     table, sweep = tmp_path / "teachers.yaml", tmp_path / "sweep.yaml"
-    whole = [checkpoints.TABLE.read_bytes(), *(p.read_bytes() for p in (layers.CONFIGS / "sweep").glob("*.yaml"))]
-    monkeypatch.setattr(checkpoints, "TABLE", table)
+    whole = [published.TABLE.read_bytes(), *(p.read_bytes() for p in (layers.CONFIGS / "sweep").glob("*.yaml"))]
+    monkeypatch.setattr(published, "TABLE", table)
 
     def run(content: bytes) -> None:
         table.write_bytes(content)
         sweep.write_bytes(content)
-        checkpoints._table.cache_clear()
+        published._table.cache_clear()
         refused = []
         for read in (releases, lambda: read_words([f"sweep={sweep}"]), lambda: read_yaml(table)):
             try:

@@ -14,8 +14,8 @@ from test_fuzz_records import spoiled
 
 from pipeline import export
 from pipeline.contracts import InputError
-from pipeline.description import parse
-from pipeline.run_keys import known_of
+from pipeline.run_folder.description import parse
+from pipeline.run_folder.student import known_of
 
 RUN = Path(__file__).parents[1] / "past" / "runs" / "simkd"
 WEIGHTS = RUN / "checkpoints" / "best.pt"

@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.contracts import InputError
 from pipeline.datasets import FileSet
 from pipeline.datasets.replacing import ReplacingSet
-from pipeline.loaders.host import HostBatches, Task
+from pipeline.loaders.cpu_batches import HostBatches, Task
 from pipeline.loaders.plan import Plan
 
 FORMATS = (

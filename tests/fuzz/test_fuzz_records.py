@@ -11,7 +11,7 @@ import pytest
 from fuzzing import assert_no_faults, command, cut, flipped, judge
 from json_damage import damaged
 
-from launch import plan, status, table
+from launch import scaling, status, table
 from pipeline import visualize
 
 CONFIG = Path(__file__).parents[1] / "past" / "runs" / "teacher"  # a finished run of an earlier version
@@ -91,7 +91,7 @@ READERS = {
     "status": lambda top: command(status, [str(top / "runs"), "live=false"]),
     "json": lambda top: command(status, [str(top / "runs"), "format=json"]),
     "table": lambda top: command(table, [str(top / "runs")]),
-    "plan": lambda top: command(plan, [f"from={top / 'report.json'}"]),
+    "plan": lambda top: command(scaling, [f"from={top / 'report.json'}"]),
     "curves": lambda top: command(visualize, ["what=curves", f"runs={top / 'runs'}", f"out={top / 'x.png'}"]),
     "speed": lambda top: command(visualize, ["what=speed", f"runs={top / 'runs'}", f"out={top / 'x.png'}"]),
 }

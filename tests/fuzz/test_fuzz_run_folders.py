@@ -11,7 +11,7 @@ import torch
 from fuzzing import assert_no_faults, command, cut, flipped, judge
 
 from pipeline import train
-from pipeline.engine.checkpoint import seal, unseal
+from pipeline.run_folder.checkpoint_file import seal, unseal
 
 FILES = ("config.yaml", "environment.json", "description.json", "metrics.jsonl", "summary.json", "replaced.jsonl")
 VALUES = (None, True, -1, 0, 3, 10**9, 10**30, 1.5, float("nan"), "x", "", [], {}, [1], {"a": 1}, torch.ones(2))

@@ -18,8 +18,8 @@ from fuzzing import assert_no_faults, cut, flipped, judge
 from torch import Tensor, nn
 
 from pipeline.contracts import InputError
-from pipeline.engine.checkpoint import seal
-from pipeline.engine.run_dir import RunDir
+from pipeline.run_folder.checkpoint_file import seal
+from pipeline.run_folder.folder import RunDir
 from pipeline.weights import holds_predictor, load_weights, read_origin, read_predictor, read_state, sealed
 
 State = dict[str, Tensor]

@@ -11,7 +11,7 @@ from golden_adapters import Outputs, adapter
 from golden_cases import Case
 from torch import Tensor, nn
 
-from pipeline.distillers.maps import unit_rows
+from pipeline.distillers.common.maps import unit_rows
 
 
 class Given(nn.Module):

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Shapes
 from pipeline.distillers import DISTILLERS
+from pipeline.distillers.common.singular import right_vectors
 from pipeline.distillers.kdsvd import SPARE, pixels_by_channels
-from pipeline.distillers.singular import right_vectors
 from pipeline.distillers.vid import VID, start_of
 
 # Our parameter for a reference's key: of RepDistiller and SimKD, then of mdistiller.

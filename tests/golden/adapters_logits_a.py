@@ -11,20 +11,20 @@ from golden_cases import Case
 from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Shapes, View
+from pipeline.distillers.common.energy import EnergyBands, energy, full_batches
+from pipeline.distillers.common.mixed_rows import chosen_rows
 from pipeline.distillers.dist import DIST, inter_loss, intra_loss, rows_of_pixels
 from pipeline.distillers.dkd import DKD, dkd_loss, warm_up
 from pipeline.distillers.edkd import EDKD, confidence, rest_weight
-from pipeline.distillers.energy import EnergyBands, energy, full_batches
 from pipeline.distillers.energydkd import EnergyDKD
 from pipeline.distillers.energykd import EnergyKD
 from pipeline.distillers.heda import HEDA
 from pipeline.distillers.kd import KD
 from pipeline.distillers.kdrefine import KDrefine
 from pipeline.distillers.lskd import LSKD
-from pipeline.distillers.mixed_rows import chosen_rows
 from pipeline.distillers.nkd import NKD
 from pipeline.distillers.uskd import USKD
-from pipeline.mixing import cutmix, mixup
+from pipeline.utils.mixing import cutmix, mixup
 
 
 class Given(NamedTuple):

@@ -13,8 +13,8 @@ from pipeline.distillers.ctkd import CTKD, learned_temperature_loss
 from pipeline.distillers.mlkd import MLKD
 from pipeline.distillers.r2kd import R2KD, cosine, spearman
 from pipeline.engine.optimizers.dot import DOT
-from pipeline.mixing import cutmix, cutout, entropy, mixup, most_uncertain, own_share
 from pipeline.teachers.pruned import prune_l1
+from pipeline.utils.mixing import cutmix, cutout, entropy, mixup, most_uncertain, own_share
 
 
 def output_of(logits_BK: Tensor, *features: Tensor) -> ModelOutput:

@@ -11,7 +11,7 @@ from golden_adapters import Outputs, adapter
 from golden_cases import Case
 from torch import Tensor
 
-from pipeline.distillers.combined import Combined
+from pipeline.distillers.common.combined import Combined
 from pipeline.distillers.kd import KD
 from pipeline.distillers.ttm import TTM
 from pipeline.distillers.wttm import WTTM

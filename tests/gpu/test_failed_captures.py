@@ -12,8 +12,8 @@ from torch import Tensor, fx
 
 from pipeline import train
 from pipeline.contracts import ModelOutput
-from pipeline.engine.recorded import Recorded
-from pipeline.engine.recorders import CudaRecorder, FusedCapture, NotCapturable, Tracer
+from pipeline.engine.graph.backends import CudaRecorder, FusedCapture, NotCapturable, Tracer
+from pipeline.engine.graph.cache import Recorded
 from pipeline.engine.update import Updater
 from pipeline.teachers.beside import SideStream
 

@@ -12,9 +12,9 @@ from recorded_steps import Side, from_the_same_state, words_for
 from pipeline import train
 from pipeline.config import RuntimeConfig
 from pipeline.distillers import DISTILLERS
-from pipeline.engine import parallel
+from pipeline.engine.distributed import parallel
 from pipeline.engine.evaluate import Evaluation
-from pipeline.engine.recorders import Recorder
+from pipeline.engine.graph.backends import Recorder
 
 pytestmark = pytest.mark.gpu
 

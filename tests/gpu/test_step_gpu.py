@@ -13,10 +13,10 @@ import torch
 
 from data_prep import cache_teacher
 from pipeline import benchmark
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import RuntimeConfig, compose
 from pipeline.distillers import DISTILLERS
-from pipeline.engine import parallel
+from pipeline.engine.distributed import parallel
 from pipeline.measure.counters import cuda_waits
 from pipeline.measure.device import peak_flops
 from pipeline.measure.keys import BenchmarkConfig

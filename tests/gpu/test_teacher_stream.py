@@ -9,9 +9,9 @@ from methods.lab import config_of
 from models.families import image, make
 from torch import nn
 
+from pipeline.builders.teacher import Ask, build_live, run_beside
 from pipeline.contracts import Batch, Signal
-from pipeline.engine.parallel import World
-from pipeline.teacher_sources import Ask, build_live, run_beside
+from pipeline.engine.distributed.parallel import World
 from pipeline.teachers.beside import SideStream
 from pipeline.teachers.live import LiveTeacher
 

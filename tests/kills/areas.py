@@ -42,11 +42,11 @@ def call(module: str, words: list[str]) -> None:
     """An entry point of this project in this process."""
     import importlib
 
-    from pipeline import entry
+    from pipeline import cli
 
     found = importlib.import_module(module)
     sys.argv = [module, *words]
-    entry.run(found.main, found.help_text, getattr(found, "FAILURES", {}))
+    cli.run(found.main, found.help_text, getattr(found, "FAILURES", {}))
 
 
 def synthetic(words: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import TrainConfig, compose
 from pipeline.distillers import DISTILLERS
 

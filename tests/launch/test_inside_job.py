@@ -6,8 +6,9 @@ from pathlib import Path
 import cli
 import pytest
 
-from launch import submit, watch
-from launch.cluster import ClusterConfig
+from launch import submit
+from launch.jobs import slurm_state
+from launch.jobs.cluster import ClusterConfig
 
 # What Slurm, MPI and torchrun set in the task of an array, and what a site or a job may have set beside it.
 INHERITED = {
@@ -113,6 +114,6 @@ def test_local_jobs_are_no_ranks_of_the_job_around_them(told: Path, tmp_path: Pa
 
 
 def test_squeue_is_asked_in_our_own_format(told: Path) -> None:
-    watch.look("77")
+    slurm_state.look("77")
     assert "SQUEUE_FORMAT" not in seen_by(told / "squeue.env")
     assert seen_by(told / "squeue.env")["SLURM_CONF"] == "/etc/x.conf"

@@ -5,9 +5,10 @@ from pathlib import Path
 import cli
 import pytest
 
-from launch import cluster, submit, sweep
-from launch.cluster import ClusterConfig, submitit_parameters
-from launch.published import read_published
+from launch import submit, sweep
+from launch.jobs import cluster
+from launch.jobs.cluster import ClusterConfig, submitit_parameters
+from launch.tables.published import read_published
 from pipeline.config import layers
 from pipeline.contracts import InputError
 

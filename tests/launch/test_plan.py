@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from cli import call
 
-from launch import plan
-from launch.plan import PlanConfig, all_reduce, counts, expect, ring_bytes
+from launch import scaling
+from launch.scaling import PlanConfig, all_reduce, counts, expect, ring_bytes
 
 # One GPU a node, 100 MB of gradients, 1 GB/s of network: a ring of two carries the gradient once, in 0.1 s.
 PLAIN: dict[str, Any] = {
@@ -74,10 +74,10 @@ def test_numbers_of_nodes_double() -> None:
 
 
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = call(plan, ["nodes=4", "image_bytes=0"], capsys)
+    code, out, _ = call(scaling, ["nodes=4", "image_bytes=0"], capsys)
     assert code == 0
     assert "98." in out and "efficiency" in out and "all-reduce" in out
-    code, out, err = call(plan, ["nodes=0"], capsys)
+    code, out, err = call(scaling, ["nodes=0"], capsys)
     assert (code, out) == (2, "") and err.count("\n") == 1
-    code, _, err = call(plan, ["bandwith_gbit=3"], capsys)
+    code, _, err = call(scaling, ["bandwith_gbit=3"], capsys)
     assert code == 2 and "bandwidth_gbit" in err

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from cli import call
 
-from launch import plan
-from launch.plan_inputs import inputs_of, with_measured
+from launch import scaling
+from launch.tables.benchmark_files import inputs_of, with_measured
 
 STEP: dict[str, Any] = {
     **{"loader": "torch", "loaders": {}, "decode_limit": None, "images_a_step": 32, "parameters": 5000},
@@ -41,7 +41,7 @@ def test_two_reports_make_one_set_of_inputs(tmp_path: Path) -> None:
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path, "s.json", STEP)
-    code, out, _ = call(plan, [f"from={path}", "nodes=1", "gpus_per_node=1", "image_bytes=0"], capsys)
+    code, out, _ = call(scaling, [f"from={path}", "nodes=1", "gpus_per_node=1", "image_bytes=0"], capsys)
     assert code == 0
     assert "measured: step_ms=250, images_per_gpu=32" in out and "250.0" in out
 
@@ -57,6 +57,6 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 )
 def test_other_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], report: Any, reason: str) -> None:
     path = str(tmp_path / "none.json") if report is None else written(tmp_path, "a.json", report)
-    code, _, err = call(plan, [f"from={path}"], capsys)
+    code, _, err = call(scaling, [f"from={path}"], capsys)
     assert (code, err.count("\n")) == (2, 1)
     assert reason in err

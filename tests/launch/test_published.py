@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.published import (
+from launch.tables.published import (
     ALONE,
     Figure,
     cell,

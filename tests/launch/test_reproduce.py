@@ -7,8 +7,8 @@ import mini_cifar
 import pytest
 
 from launch import reproduce
-from launch.published import cell, read_published
-from launch.table_rows import composed, recipe_words
+from launch.tables.published import cell, read_published
+from launch.tables.rows import composed, recipe_words
 
 CELL = ("table=rep_t1", "cell=kd/res56-res20")
 

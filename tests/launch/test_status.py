@@ -14,13 +14,16 @@ import cli
 import pytest
 from run_folders import make_run
 
-from launch import status, status_read, status_rows, status_table, watch
-from launch.processes import this_process
-from launch.records import Starts, write_ended, write_starts
-from launch.status_rows import Row, collect
-from launch.submissions import Row as Entry
-from launch.submissions import Submission
-from pipeline.engine.checkpoint import seal
+from launch import status
+from launch.jobs import slurm_state
+from launch.jobs.attempts import Starts, write_ended, write_starts
+from launch.jobs.processes import this_process
+from launch.jobs.submission_record import Row as Entry
+from launch.jobs.submission_record import Submission
+from launch.monitor import progress, screen
+from launch.monitor import rows as status_rows
+from launch.monitor.rows import Row, collect
+from pipeline.run_folder.checkpoint_file import seal
 
 RUN = ("dataset=synthetic", "model=resnet8")
 Capture = pytest.CaptureFixture[str]
@@ -67,8 +70,8 @@ def slurm(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         rows = [f"{job} {state} 0 0 None" for job, state in known.items() if job != "calls"]
         return subprocess.CompletedProcess(command, 0, "\n".join(rows), "")
 
-    monkeypatch.setattr(watch, "call", call)
-    monkeypatch.setattr(watch.shutil, "which", lambda name: None)  # no accounting
+    monkeypatch.setattr(slurm_state, "call", call)
+    monkeypatch.setattr(slurm_state.shutil, "which", lambda name: None)  # no accounting
     return known
 
 
@@ -119,7 +122,7 @@ def test_epochs_without_evaluation_count_in_their_proportion(tmp_path: Path) -> 
     folder = make_run(tmp_path / "some", *RUN, "run.eval_every=4", "optim.epochs=20")
     records = [{"epoch": k, "seconds": 13.0 if k % 4 == 0 else 9.0, "test_top1": None} for k in range(1, 14)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    assert status_read.read_progress(folder).epoch_seconds == 10.0
+    assert progress.read_progress(folder).epoch_seconds == 10.0
 
 
 def test_the_schedulers_word(tmp_path: Path, slurm: dict[str, str]) -> None:
@@ -150,7 +153,9 @@ def test_the_schedulers_word(tmp_path: Path, slurm: dict[str, str]) -> None:
 
 def test_silence_of_the_scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submit(tmp_path / "job-1", checkpoint(make_run(tmp_path / "run", *RUN)))
-    monkeypatch.setattr(watch, "call", lambda *c: subprocess.CompletedProcess(c, 1, "", "Unable to contact slurm"))
+    monkeypatch.setattr(
+        slurm_state, "call", lambda *c: subprocess.CompletedProcess(c, 1, "", "Unable to contact slurm")
+    )
     row = by_name(tmp_path)["run"]
     assert (row.state, row.reason) == ("unknown", "the scheduler does not answer")
 
@@ -205,8 +210,8 @@ def test_unchanged_folders_are_not_read_again(tmp_path: Path, monkeypatch: pytes
     for number in range(3):
         checkpoint(metrics(make_run(tmp_path / f"run{number}", *RUN), 30.0))
     loads: list[Path] = []
-    load = status_read.checkpoint_head
-    monkeypatch.setattr(status_read, "checkpoint_head", lambda file: (loads.append(file), load(file))[1])
+    load = progress.checkpoint_head
+    monkeypatch.setattr(progress, "checkpoint_head", lambda file: (loads.append(file), load(file))[1])
     collect([tmp_path])
     metrics(tmp_path / "run1", 30.0, 35.0)
     rows = collect([tmp_path])
@@ -249,9 +254,9 @@ def test_a_small_screen_shows_first_what_wants_attention(tmp_path: Path) -> None
     for number in range(30):
         make_run(tmp_path / f"r{number}", *RUN, last=60.0)
     checkpoint(make_run(tmp_path / "r30", *RUN))
-    console = status_table.Console(width=80, height=10, color_system=None, force_terminal=True)
+    console = screen.Console(width=80, height=10, color_system=None, force_terminal=True)
     with console.capture() as captured:
-        console.print(status_table.screen(collect([tmp_path]), 80, 10))
+        console.print(screen.screen(collect([tmp_path]), 80, 10))
     lines = captured.get().splitlines()
     assert len(lines) <= 9 and "and 26 more" in lines[-2] and lines[-1].startswith("31 runs: 30 done")
     assert any("r30" in line and "stopped" in line for line in lines)

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from launch.published import read_published
-from launch.sweep_cells import Cell, cells_of, count
-from launch.sweep_file import checked_file, plain, read_words, sweep_path
-from launch.sweep_keys import SweepFile
+from launch.sweeps.cells import Cell, cells_of, count
+from launch.sweeps.file import checked_file, plain, read_words, sweep_path
+from launch.sweeps.keys import SweepFile
+from launch.tables.published import read_published
 from pipeline.config import ConfigError
 from pipeline.contracts import InputError
 

@@ -13,7 +13,7 @@ import mini_cifar
 import pytest
 
 from launch import sweep
-from launch.processes import runs_with
+from launch.jobs.processes import runs_with
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,11 +11,12 @@ import cli
 import pytest
 from run_folders import make_run
 
-from launch import sweep, sweep_send
-from launch.cluster import ClusterConfig
-from launch.processes import Process, this_process
-from launch.submissions import Recorded, Row, Submission, read_submission
-from launch.sweep_state import look
+from launch import sweep
+from launch.jobs.cluster import ClusterConfig
+from launch.jobs.processes import Process, this_process
+from launch.jobs.submission_record import Recorded, Row, Submission, read_submission
+from launch.sweeps import submit
+from launch.sweeps.state import look
 
 SWEEP = """
 set: {dataset: synthetic, pair: resnet20-resnet8, optim.epochs: 1}
@@ -76,7 +77,7 @@ def finish(ask: Any, *names: str) -> None:
 
 def test_stages_wait_for_their_own_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: Sent = []
-    monkeypatch.setattr(sweep_send, "submit_runs", pretended(sent))
+    monkeypatch.setattr(submit, "submit_runs", pretended(sent))
     couples = "[{pair: resnet20-resnet8}, {teacher.model: resnet14, student.model: resnet8}]"
     text = f"set: {{dataset: synthetic}}\naxes: {{couple: {couples}, method: [kd, vanilla]}}\nteachers: train\n"
     assert go(asked(tmp_path, text=text)) == 5  # a student alone is one, whatever its teacher
@@ -91,7 +92,7 @@ def test_stages_wait_for_their_own_teacher(tmp_path: Path, monkeypatch: pytest.M
 
 def test_only_what_is_missing_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: Sent = []
-    monkeypatch.setattr(sweep_send, "submit_runs", pretended(sent))
+    monkeypatch.setattr(submit, "submit_runs", pretended(sent))
     ask = asked(tmp_path)
     assert go(ask) == 5 and go(ask) == 0
     finish(ask, "synthetic/teacher/resnet20/seed0", "synthetic/kd/resnet20-resnet8/seed0")
@@ -107,7 +108,7 @@ def test_only_what_is_missing_is_sent(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_more_seeds_later_keep_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: Sent = []
-    monkeypatch.setattr(sweep_send, "submit_runs", pretended(sent))
+    monkeypatch.setattr(submit, "submit_runs", pretended(sent))
     ask = asked(tmp_path, "axes.seed=[0]")
     assert go(ask) == 3
     finish(ask, *(run.name for run in sweep.planned(ask).runs))
@@ -119,7 +120,7 @@ def test_a_cache_waits_for_the_teacher_and_is_not_made_for_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: Sent = []
-    monkeypatch.setattr(sweep_send, "submit_runs", pretended(sent))
+    monkeypatch.setattr(submit, "submit_runs", pretended(sent))
     ask = asked(tmp_path, "cache.views=1")
     assert go(ask) == 6
     teacher, cache = [run for run in sweep.planned(ask).runs if run.helper]
@@ -136,7 +137,7 @@ def test_a_cache_waits_for_the_teacher_and_is_not_made_for_nobody(
 
 def test_two_calls_at_once_send_every_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: Sent = []
-    monkeypatch.setattr(sweep_send, "submit_runs", pretended(sent))
+    monkeypatch.setattr(submit, "submit_runs", pretended(sent))
     ask, counts, start = asked(tmp_path), list[int](), threading.Barrier(2)
     plan = sweep.planned(ask)
 
@@ -156,7 +157,7 @@ def test_a_folder_with_another_run_is_refused_before_anything_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: Sent = []
-    monkeypatch.setattr(sweep_send, "submit_runs", pretended(sent))
+    monkeypatch.setattr(submit, "submit_runs", pretended(sent))
     ask = asked(tmp_path)
     finish(ask, "synthetic/kd/resnet20-resnet8/seed0")
     with pytest.raises(sweep.ConfigError, match=r"holds a run of other settings .*optim\.epochs 1 there, 2 here"):

@@ -7,12 +7,12 @@ import cli
 import pytest
 
 from launch import sweep
-from launch.published import read_published
-from launch.sweep_cells import cells_of
-from launch.sweep_file import FOLDER, checked_file, read_file, sweep_path
-from launch.sweep_plan import make_plan
-from launch.sweep_runs import Plan
-from launch.table_rows import composed
+from launch.sweeps.cells import cells_of
+from launch.sweeps.file import FOLDER, checked_file, read_file, sweep_path
+from launch.sweeps.plan import make_plan
+from launch.sweeps.runs import Plan
+from launch.tables.published import read_published
+from launch.tables.rows import composed
 from pipeline.config import ConfigError
 
 TABLES = {

@@ -14,8 +14,8 @@ import pytest
 from run_folders import make_run
 
 from launch import table
-from launch.table_formats import FORMATS, Report, escape_latex, escape_markdown
-from launch.table_rows import Row
+from launch.tables.formats import FORMATS, Report, escape_latex, escape_markdown
+from launch.tables.rows import Row
 
 PAIR = ("dataset=cifar100", "pair=resnet32x4-resnet8x4")
 NASTY = "a&b_c%<i>|*d*$#{}~^\\"

@@ -7,7 +7,7 @@ from pathlib import Path
 from small_sets import array_set, file_set
 
 from pipeline.loaders import LOADERS
-from pipeline.loaders.beton_writer import write_beton
+from pipeline.loaders.ffcv.writer import write_beton
 
 RAW = {"max_resolution": None, "raw_fraction": 1.0}
 

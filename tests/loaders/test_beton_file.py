@@ -11,10 +11,10 @@ from beton_files import RAW, raw_arrays, written
 from small_sets import array_set, file_set
 
 from pipeline.contracts import InputError
-from pipeline.loaders.beton.file import JPEG, open_beton
-from pipeline.loaders.beton.file import RAW as PIXELS
-from pipeline.loaders.beton.manifest import manifest_path
-from pipeline.loaders.beton_writer import raw_images, write_beton
+from pipeline.loaders.ffcv.file import JPEG, open_beton
+from pipeline.loaders.ffcv.file import RAW as PIXELS
+from pipeline.loaders.ffcv.manifest import manifest_path
+from pipeline.loaders.ffcv.writer import raw_images, write_beton
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_which_images_are_pixels_depends_on_seed_and_index_alone():
 
 def test_images_larger_than_a_page_lie_on_one_page(tmp_path, monkeypatch):
     """FFCV's own reader may load page by page."""
-    monkeypatch.setattr("pipeline.loaders.beton_writer.PAGE", 1 << 10)
+    monkeypatch.setattr("pipeline.loaders.ffcv.writer.PAGE", 1 << 10)
     image_set = file_set()
     write_beton(image_set, tmp_path / "f.beton", **RAW)
     beton = open_beton(tmp_path / "f.beton", image_set, "os")

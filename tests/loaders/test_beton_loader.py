@@ -14,8 +14,8 @@ from small_sets import array_set, augmented, file_set, plan
 from pipeline import views
 from pipeline.contracts import InputError, Stream
 from pipeline.loaders import LOADERS
-from pipeline.loaders.beton.file import open_beton
-from pipeline.loaders.beton.geometry import Column, geometry
+from pipeline.loaders.ffcv.file import open_beton
+from pipeline.loaders.ffcv.geometry import Column, geometry
 
 ROOT = Path(__file__).resolve().parents[2]
 STREAMS = {

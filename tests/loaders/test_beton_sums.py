@@ -10,11 +10,11 @@ from small_sets import array_set, file_set
 from test_beton_loader import plan, same
 
 from pipeline.contracts import InputError
-from pipeline.loaders import beton_writer
-from pipeline.loaders.beton import ffcv_module
-from pipeline.loaders.beton import file as beton_file
-from pipeline.loaders.beton.file import open_beton, tables_digest
-from pipeline.loaders.beton.manifest import manifest_path, read_manifest
+from pipeline.loaders.ffcv import file as beton_file
+from pipeline.loaders.ffcv import writer
+from pipeline.loaders.ffcv.file import open_beton, tables_digest
+from pipeline.loaders.ffcv.library import ffcv_module
+from pipeline.loaders.ffcv.manifest import manifest_path, read_manifest
 
 
 def copy(path, folder):
@@ -36,11 +36,11 @@ def resealed(path):
 def without_sums(monkeypatch, folder, make=array_set, **options):
     """(set, a file as the format 1 was)."""
     with monkeypatch.context() as patch:
-        patch.setattr(beton_writer, "FIELDS", beton_file.WITHOUT_SUMS)
-        patch.setattr(beton_writer, "FORMAT", "stillhouse beton 1")
-        patch.setattr(beton_writer, "summed", lambda content: ())
+        patch.setattr(writer, "FIELDS", beton_file.WITHOUT_SUMS)
+        patch.setattr(writer, "FORMAT", "stillhouse beton 1")
+        patch.setattr(writer, "summed", lambda content: ())
         image_set = make(9)
-        beton_writer.write_beton(image_set, folder / "old.beton", workers=1, **options)
+        writer.write_beton(image_set, folder / "old.beton", workers=1, **options)
     return image_set, folder / "old.beton"
 
 

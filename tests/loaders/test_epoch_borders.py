@@ -14,10 +14,10 @@ from small_sets import array_set, augmented, file_set, plan
 
 from pipeline.contracts import Batch
 from pipeline.loaders import LOADERS
-from pipeline.loaders.chain import Chain
-from pipeline.loaders.epochs import EpochLoader, Reads
-from pipeline.loaders.further import Read
-from pipeline.loaders.host import Task
+from pipeline.loaders.base import EpochLoader, Reads
+from pipeline.loaders.cpu_batches import Task
+from pipeline.loaders.epoch_stream import Chain
+from pipeline.loaders.extra_views import Read
 
 
 def same(a: Batch, b: Batch) -> bool:

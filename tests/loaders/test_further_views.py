@@ -11,7 +11,7 @@ from pipeline import views
 from pipeline.contracts import Batch, InputError, Stream
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
-from pipeline.loaders.operations import operated
+from pipeline.loaders.augment_ops import operated
 from pipeline.loaders.plan import Plan
 
 BOTH = pytest.mark.parametrize("name", ["resident", "torch"])

@@ -14,7 +14,7 @@ from pipeline import views
 from pipeline.contracts import InputError
 from pipeline.loaders import LOADERS
 from pipeline.loaders.pixels import Normalise
-from pipeline.loaders.worker import HostBatches, Task
+from pipeline.loaders.torch_workers import HostBatches, Task
 
 BOTH = pytest.mark.parametrize("name", ["resident", "torch"])
 

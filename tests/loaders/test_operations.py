@@ -6,10 +6,10 @@ from PIL import Image
 from small_sets import MEAN, plan
 
 from pipeline import views
-from pipeline.loaders.operations import apply, operated
+from pipeline.loaders.augment_ops import apply, operated
+from pipeline.utils.torchvision_compat import torchvision
 from pipeline.views import Operation
 from pipeline.views.operations import SIGNED
-from pipeline.vision import torchvision
 
 THEIRS = {
     Operation.IDENTITY: "Identity",

@@ -7,7 +7,7 @@ import torch
 from mini_sets import colour_set
 from torch._inductor import metrics
 
-from pipeline.engine.parallel import compile_pixels
+from pipeline.engine.distributed.parallel import compile_pixels
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 

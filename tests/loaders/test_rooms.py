@@ -10,10 +10,10 @@ import torch
 from small_sets import MEAN, STD, array_set, augmented, normalised
 
 from pipeline.loaders import LOADERS
-from pipeline.loaders.chain import Chain
-from pipeline.loaders.epochs import Reads
-from pipeline.loaders.further import Read
-from pipeline.loaders.host import Task, _SharedRoom
+from pipeline.loaders.base import Reads
+from pipeline.loaders.cpu_batches import Task, _SharedRoom
+from pipeline.loaders.epoch_stream import Chain
+from pipeline.loaders.extra_views import Read
 from pipeline.loaders.pixels import Normalise, Room
 
 EPOCHS = [Reads(epoch, 0, epoch, 8, np.arange(6), [Read(b, b + 1, 1) for b in range(6)]) for epoch in range(4)]

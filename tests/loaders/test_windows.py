@@ -12,9 +12,10 @@ from small_sets import normalised, plan
 from pipeline import views
 from pipeline.contracts import Batch, InputError, Stream
 from pipeline.datasets.image_set import FileSet
-from pipeline.loaders import LOADERS, packed
-from pipeline.loaders.host import HostBatches, Task
+from pipeline.loaders import LOADERS
+from pipeline.loaders.cpu_batches import HostBatches, Task
 from pipeline.loaders.plan import Plan
+from pipeline.loaders.resident import packed_set
 
 BOTH = pytest.mark.parametrize("name", ["resident", "torch"])
 
@@ -138,7 +139,7 @@ def test_the_plan_names_its_pixels(images: FileSet) -> None:
 
 
 def test_resident_refuses_what_does_not_fit(images: FileSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed, "machine_memory", lambda: 200_000)
+    monkeypatch.setattr(packed_set, "machine_memory", lambda: 200_000)
     with pytest.raises(InputError, match=r"tree/train: decoded images take about .* GB.*data.loader=torch") as caught:
         LOADERS.get("resident")(images, windows())
     assert "\n" not in str(caught.value)

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import compose
 from pipeline.distillers import DISTILLERS
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 from pipeline.measure import limits
 from pipeline.measure.counters import Watch, counted
 from pipeline.measure.keys import BenchmarkConfig

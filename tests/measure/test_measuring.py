@@ -12,13 +12,13 @@ import torch
 from mini_sets import colour_set
 from PIL import Image
 
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import compose
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS, FileSet
 from pipeline.deployment.inference import count_flops
 from pipeline.distillers import DISTILLERS
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 from pipeline.loaders.plan import Plan
 from pipeline.measure import candidates, decode, device, loops
 from pipeline.measure.keys import BenchmarkConfig, with_defaults

@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders.method import build_distiller, in_form, method_kinds
+from pipeline.builders.networks import shapes_of
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import TrainConfig, compose
 from pipeline.contracts import Batch, Distiller, Mix, ModelOutput, Setting
 from pipeline.distillers import DISTILLERS
 from pipeline.engine.step import DistillationStep, Seen, StepOutput
-from pipeline.methods import build_distiller, in_form, method_kinds
 from pipeline.models.build import build
-from pipeline.networks import shapes_of
 
 ROWS, SAMPLES = 4, 24
 METHODS = [name for name in DISTILLERS.names() if DISTILLERS.get(name).stands_alone]

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import Distiller
-from pipeline.engine import parallel
-from pipeline.engine.gather import GlobalRows
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed import parallel
+from pipeline.engine.distributed.gather import GlobalRows
+from pipeline.engine.distributed.parallel import World
 from pipeline.views import rank_slice
 
 PAIR = "resnet20-resnet8"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from methods.lab import METHODS, ROWS, Bench, config_of
 
+from pipeline.builders.method import build_distiller, check_growth
 from pipeline.contracts import Distiller, InputError, Setting, Shapes, TeacherSource
 from pipeline.distillers.fitnet import FitNet
-from pipeline.methods import build_distiller, check_growth
 from pipeline.teachers.live import NoTeacher
 
 BUILT, SEEN = 32, 16
@@ -88,7 +88,7 @@ def test_a_regressor_of_one_size_is_refused() -> None:
 
 
 def test_one_graph_for_each_size() -> None:
-    """As engine/parallel.py compiles: never a graph of unknown shapes."""
+    """As engine/distributed/parallel.py compiles: never a graph of unknown shapes."""
     bench = Bench(config_of("dkd", "resnet20-resnet8"), side=BUILT)
     sizes = []
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from methods.lab import METHODS, Bench, config_of
 
 from pipeline.contracts import Batch
-from pipeline.distillers.task import task_loss
+from pipeline.distillers.common.task import task_loss
 
 WITHOUT = {"funmatch", "simkd"}  # no labels; a cross-entropy of weight 0
 

@@ -8,7 +8,7 @@ from models.families import image, make, sides, smallest
 from torch import nn
 
 from pipeline.config import RuntimeConfig
-from pipeline.engine import parallel
+from pipeline.engine.distributed import parallel
 
 ROWS = 4
 

@@ -5,7 +5,7 @@ import torch
 from models.families import CLASSES, image, make
 from torch import nn
 
-from pipeline.vision import torchvision
+from pipeline.utils.torchvision_compat import torchvision
 
 SIDE = 64
 LARGE = 5_000  # numbers in a tensor whose standard deviation is known to 3 %

@@ -6,13 +6,13 @@ import json
 import sys
 from pathlib import Path
 
-from pipeline import entry
+from pipeline import cli
 
 for name, words in json.loads(Path(sys.argv[1]).read_text()):
     module = importlib.import_module(f"pipeline.{name}")
     sys.argv = [f"pipeline/{name}.py", *words]
     try:
-        entry.run(module.main, module.help_text, getattr(module, "FAILURES", {}))
+        cli.run(module.main, module.help_text, getattr(module, "FAILURES", {}))
     except SystemExit as ended:
         if ended.code:
             raise

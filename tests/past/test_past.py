@@ -15,7 +15,7 @@ import ranks
 import torch
 from safetensors.torch import load_file
 
-from pipeline.engine.checkpoint import unseal
+from pipeline.run_folder.checkpoint_file import unseal
 
 HERE = Path(__file__).resolve().parent
 EXPECTED = json.loads((HERE / "expected.json").read_text())

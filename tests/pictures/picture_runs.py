@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from pipeline import networks
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders import networks
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import TrainConfig, compose
 from pipeline.distillers import DISTILLERS
-from pipeline.engine.run_dir import RunDir
+from pipeline.run_folder.folder import RunDir
 
 
 def write(folder: Path, *words: str, epochs: int = 2, finished: bool = True) -> Path:

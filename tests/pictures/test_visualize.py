@@ -11,7 +11,7 @@ from picture_runs import write
 
 from pipeline import visualize
 from pipeline.pictures import PICTURES, page
-from pipeline.pictures.records import grouped, read_runs
+from pipeline.run_folder.groups import grouped, read_runs
 
 LIGHT = ["images=40", "points=40"]
 

@@ -69,7 +69,7 @@ def at(place: tuple[str, str], number: int = 1, seconds: float = 0.2) -> dict[st
 
 PHASES: tuple[Phase, ...] = (
     Phase(name="importing", after=0.6),
-    Phase(name="loading data (a disk that hangs)", **at(("pipeline.assemble", "image_set"), 1, FOR_EVER)),
+    Phase(name="loading data (a disk that hangs)", **at(("pipeline.builders.run", "image_set"), 1, FOR_EVER)),
     Phase(
         name="reading images into memory (a disk that hangs)",
         words=(*IMAGES, "data.loader=resident"),
@@ -88,7 +88,7 @@ PHASES: tuple[Phase, ...] = (
         limit=11,
         **at(COMPILE, 1, 0),
     ),
-    Phase(name="first stage (ft)", words=FT, **at(("pipeline.engine.stages:FirstStageMethod", "forward"), 10)),
+    Phase(name="first stage (ft)", words=FT, **at(("pipeline.engine.first_stage:FirstStageMethod", "forward"), 10)),
     Phase(
         name="teacher pass (energykd)",
         words=(*KD, "method=energykd"),
@@ -104,7 +104,7 @@ PHASES: tuple[Phase, ...] = (
         to=1,
         **at(("pipeline.engine.evaluate:Evaluation", "_add"), 2, 0.5),
     ),
-    Phase(name="checkpoint write of 3 s", **at(("pipeline.engine.checkpoint", "seal"), 4, 3)),
+    Phase(name="checkpoint write of 3 s", **at(("pipeline.run_folder.checkpoint_file", "seal"), 4, 3)),
     Phase(name="cache write", tool=CACHE, words=(), **at(("data_prep.cache_parts:Work", "write"), 3)),
     Phase(name="cache write, its disk hangs", tool=CACHE, words=(), **at(("os", "fsync"), 4, FOR_EVER)),
     Phase(name="read that hangs, in a worker", words=(*IMAGES, *WORKER), **at(READ, 22, FOR_EVER)),

@@ -11,7 +11,7 @@ import pytest
 import seconds
 import stopping
 
-from pipeline import peers
+from pipeline.process import peers
 
 ROOT = Path(__file__).resolve().parents[2]
 RANK = """
@@ -81,9 +81,9 @@ def test_a_store_that_is_gone_is_asked_once() -> None:
 
 
 def test_a_stop_is_no_defect_though_another_rank_was_faster(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under launch/job.py, which asks Slurm for a requeue: a late rank 0 took it for rank 1's failure, code 1."""
-    from pipeline import entry
-    from pipeline.engine.interrupts import Interrupted
+    """In launch/jobs/worker.py, which asks Slurm for a requeue: a late rank 0 took it for rank 1's failure, code 1."""
+    from pipeline import cli
+    from pipeline.engine.distributed.preemption import Interrupted
 
     class Faster(peers.Peers):
         def first_ended(self) -> tuple[int, peers.End]:
@@ -94,13 +94,13 @@ def test_a_stop_is_no_defect_though_another_rank_was_faster(monkeypatch: pytest.
 
     monkeypatch.setattr(peers, "_peers", Faster(GoneStore(), 0, 2))
     with pytest.raises(Interrupted):
-        entry._code(main, str, {Interrupted: None})
+        cli._code(main, str, {Interrupted: None})
 
 
 def test_a_killed_data_worker_is_named_as_such() -> None:
-    from launch.watch import SIGNS
-    from pipeline import failures
+    from launch.jobs.slurm_state import SIGNS
+    from pipeline.process import machine_errors
 
-    said = failures.known(RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "))
+    said = machine_errors.known(RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "))
     found = next(meaning for pattern, meaning in SIGNS if re.search(pattern, f"error: {said}"))
     assert found.startswith("a data worker crashed")

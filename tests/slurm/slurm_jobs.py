@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slurm_daemons import command, start_now, until
 
-from launch.cluster import ClusterConfig
+from launch.jobs.cluster import ClusterConfig
 from launch.submit import Submitted
 
 # Runs before anything else of the job's Python: the first TIMES starts of a job end at once.

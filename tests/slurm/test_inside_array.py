@@ -9,7 +9,7 @@ import pytest
 from slurm_daemons import Slurm, command, running, until
 from test_resume import words
 
-from launch.submissions import read_submission
+from launch.jobs.submission_record import read_submission
 
 pytestmark = pytest.mark.slurm
 SUBMIT = Path(__file__).resolve().parents[2] / "launch" / "submit.py"

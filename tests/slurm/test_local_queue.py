@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from launch import submitted, watch
-from launch.cluster import ClusterConfig
-from launch.job import Job, Run
-from launch.local_queue import LocalQueue, Record, Sent
-from launch.processes import this_process
-from launch.records import read_ended, write_ended
-from launch.sending import slurm_ids
-from launch.submissions import Row, Submission, read_submission
+from launch.jobs import handle, slurm_state
+from launch.jobs.attempts import read_ended, write_ended
+from launch.jobs.cluster import ClusterConfig
+from launch.jobs.local_queue import LocalQueue, Record, Sent
+from launch.jobs.processes import this_process
+from launch.jobs.submission import slurm_ids
+from launch.jobs.submission_record import Row, Submission, read_submission
+from launch.jobs.worker import Job, Run
 from launch.submit import submit_runs
 from pipeline.contracts import InputError
 
@@ -113,7 +113,7 @@ def test_what_slurm_is_asked_to_wait_for(monkeypatch: pytest.MonkeyPatch) -> Non
     assert slurm_ids([Other(), Other(job_id="8_1"), Other(now="done", job_id="9"), Other()]) == ("7", "8_1")
     with pytest.raises(InputError, match="Slurm cannot wait for it"):
         slurm_ids([Other(cluster="local")])
-    monkeypatch.setattr(watch, "look", lambda job_id: watch.Seen(""))
+    monkeypatch.setattr(slurm_state, "look", lambda job_id: slurm_state.Seen(""))
     with pytest.raises(InputError, match="/teacher that the runs wait for has failed"):
         slurm_ids([Other(now="failed")])
 
@@ -136,4 +136,4 @@ def test_one_after_the_other_in_this_process(tmp_path: Path, monkeypatch: pytest
     [last] = submit_runs(debug, [[*words, "run.name=last"]], tmp_path / "job-3", after=[good, bad])
     assert [job.wait() for job in (good, bad, last)] == ["done", "failed", "cancelled"]
     assert last.reason() == f"{tmp_path / 'bad'} that it waits for failed" and bad.reason() == "exit code 2"
-    assert submitted.states_of([good, bad, last]) == ["done", "failed", "cancelled"]
+    assert handle.states_of([good, bad, last]) == ["done", "failed", "cancelled"]

@@ -9,11 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from launch import rendezvous
-from launch.cluster import ClusterConfig, dependency, submitit_parameters
-from launch.job import Job, Run
-from launch.processes import Process
-from launch.records import IDLE, TAKEN, Starts, newest, next_start, note_end, read_ended, read_starts, wait_for_locks
+from launch.jobs import rendezvous
+from launch.jobs.attempts import (
+    IDLE,
+    TAKEN,
+    Starts,
+    newest,
+    next_start,
+    note_end,
+    read_ended,
+    read_starts,
+    wait_for_locks,
+)
+from launch.jobs.cluster import ClusterConfig, dependency, submitit_parameters
+from launch.jobs.processes import Process
+from launch.jobs.worker import Job, Run
 
 
 def run_in(folder: Path) -> Run:
@@ -48,7 +58,7 @@ def test_a_job_that_is_given_up_ends_as_bad_input_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    monkeypatch.setattr("launch.job.torch_environment", lambda folder: {})
+    monkeypatch.setattr("launch.jobs.worker.torch_environment", lambda folder: {})
     run = run_in(tmp_path)
     for _ in range(IDLE):
         run.begin()

@@ -26,11 +26,12 @@ from slurm_jobs import (
 )
 from test_resume import assert_same_run, words
 
-from launch import snapshot, submit, table
-from launch.cluster import ClusterConfig
-from launch.submissions import find_submissions, read_submission, states
+from launch import submit, table
+from launch.jobs import code_snapshot
+from launch.jobs.cluster import ClusterConfig
+from launch.jobs.handle import JobFailed
+from launch.jobs.submission_record import find_submissions, read_submission, states
 from launch.submit import submit_runs
-from launch.submitted import JobFailed
 
 pytestmark = pytest.mark.slurm  # `make test` leaves them out where Slurm cannot be had, and says so
 
@@ -102,7 +103,7 @@ def test_deaths_are_reported(slurm: Slurm, data: Path, tmp_path: Path) -> None:
 
 def test_a_queued_job_runs_the_code_as_it_was(slurm: Slurm, data: Path, tmp_path: Path) -> None:
     """From a copy of the tree, with the command line; the copy is spoiled while the job waits."""
-    tree = snapshot.take(tmp_path / "tree")
+    tree = code_snapshot.take(tmp_path / "tree")
     made = json.loads((tree / "SNAPSHOT.json").read_text()) | {"git": "the commit of submission"}
     (tree / "SNAPSHOT.json").write_text(json.dumps(made))
     line = words(data, tmp_path, "x", "run.limit_steps=2")

@@ -9,7 +9,7 @@ import pytest
 from slurm_daemons import Slurm, running
 
 from launch import sweep
-from launch.submissions import find_submissions
+from launch.jobs.submission_record import find_submissions
 
 pytestmark = pytest.mark.slurm
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from launch import watch
-from launch.processes import Process, started, this_process
-from launch.records import write_ended
-from launch.submissions import Row, Submission, find_submissions, read_submission, states
+from launch.jobs import slurm_state
+from launch.jobs.attempts import write_ended
+from launch.jobs.processes import Process, started, this_process
+from launch.jobs.submission_record import Row, Submission, find_submissions, read_submission, states
 from pipeline.contracts import InputError
 
 GONE = Process(pid=os.getpid(), started=1)  # the number of a living process, and the start of an earlier one
@@ -75,8 +75,8 @@ def test_three_hundred_runs_are_one_call(tmp_path: Path, monkeypatch: pytest.Mon
         calls.append(command)
         return subprocess.CompletedProcess(command, 0, "\n".join(said), "")
 
-    monkeypatch.setattr(watch, "call", call)
-    monkeypatch.setattr(watch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(slurm_state, "call", call)
+    monkeypatch.setattr(slurm_state.shutil, "which", lambda name: None)
     submission(tmp_path / "a" / "job-1", [f"7_{k}" for k in range(300)], cluster="slurm")
     submission(tmp_path / "b" / "job-2", ["8"], cluster="slurm", created=9.0, after=("/teacher",))
     runs = find_submissions([tmp_path, tmp_path / "b"])
@@ -91,11 +91,14 @@ def test_three_hundred_runs_are_one_call(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_accounting_tells_what_the_controller_has_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"squeue": (1, "", "Invalid job id specified"), "sacct": (0, "7_1|CANCELLED by 0|0:15\n", "")}
-    monkeypatch.setattr(watch, "call", lambda *words: subprocess.CompletedProcess(words, *answers[words[0]]))
-    monkeypatch.setattr(watch.shutil, "which", lambda name: name)
-    assert watch.look_all(["7_0", "7_1"]) == {"7_0": watch.Seen(""), "7_1": watch.Seen("CANCELLED", "0:15")}
+    monkeypatch.setattr(slurm_state, "call", lambda *words: subprocess.CompletedProcess(words, *answers[words[0]]))
+    monkeypatch.setattr(slurm_state.shutil, "which", lambda name: name)
+    assert slurm_state.look_all(["7_0", "7_1"]) == {
+        "7_0": slurm_state.Seen(""),
+        "7_1": slurm_state.Seen("CANCELLED", "0:15"),
+    }
     answers["squeue"] = (1, "", "Unable to contact slurm controller (connect failure)")
-    assert watch.look_all(["7_0", "7_1"]) == {"7_0": None, "7_1": None}
+    assert slurm_state.look_all(["7_0", "7_1"]) == {"7_0": None, "7_1": None}
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,11 @@ import cli
 import mini_cifar
 import pytest
 
-from launch import checks, rendezvous, sending, submit, watch
-from launch.cluster import ClusterConfig
-from launch.submissions import find_submissions
-from launch.watch import Seen
+from launch import submit
+from launch.jobs import checks, rendezvous, slurm_state, submission
+from launch.jobs.cluster import ClusterConfig
+from launch.jobs.slurm_state import Seen
+from launch.jobs.submission_record import find_submissions
 
 RUN = ["dataset=synthetic", "model=resnet8"]
 
@@ -117,16 +118,16 @@ def test_a_run_on_this_machine_and_a_failed_one(tmp_path: Path) -> None:
     ],
 )
 def test_deaths_have_reasons_of_their_own(seen: Seen, log: str, text: str) -> None:
-    assert text in watch.explain(None, seen, log)
+    assert text in slurm_state.explain(None, seen, log)
 
 
 def test_states() -> None:
     failed, done = {"outcome": "failed"}, {"outcome": "done"}
-    assert watch.judge(done, Seen("COMPLETING")) == "done"
-    assert watch.judge(failed, Seen("PENDING")) == "pending"  # is started again
-    assert watch.judge(failed, Seen("FAILED")) == "failed"
-    assert watch.judge(None, Seen("")) == "lost" and watch.judge(None, None) == "unknown"
-    assert watch.judge(None, Seen("COMPLETED")) == "failed"
+    assert slurm_state.judge(done, Seen("COMPLETING")) == "done"
+    assert slurm_state.judge(failed, Seen("PENDING")) == "pending"  # is started again
+    assert slurm_state.judge(failed, Seen("FAILED")) == "failed"
+    assert slurm_state.judge(None, Seen("")) == "lost" and slurm_state.judge(None, None) == "unknown"
+    assert slurm_state.judge(None, Seen("COMPLETED")) == "failed"
 
 
 def test_each_start_has_a_port_of_its_own() -> None:
@@ -136,7 +137,7 @@ def test_each_start_has_a_port_of_its_own() -> None:
 
 def test_a_folder_of_this_machine_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answer = subprocess.CompletedProcess([], 0, "node1\nnode2\n", "")
-    monkeypatch.setattr(watch, "call", lambda *words: answer)
+    monkeypatch.setattr(slurm_state, "call", lambda *words: answer)
     monkeypatch.setattr(checks.SlurmExecutor, "affinity", lambda: 2)
     monkeypatch.setattr(checks, "filesystem", lambda folder: "tmpfs")
     with pytest.raises(checks.InputError, match="tmpfs disk of this machine"):
@@ -147,9 +148,9 @@ def test_a_folder_of_this_machine_only(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_a_slurm_without_controller(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     answer = subprocess.CompletedProcess([], 1, "", "slurm_load_partitions: Unable to contact slurm controller")
-    monkeypatch.setattr(watch, "call", lambda *words: answer)
-    monkeypatch.setattr(sending.SlurmExecutor, "affinity", lambda: 2)
+    monkeypatch.setattr(slurm_state, "call", lambda *words: answer)
+    monkeypatch.setattr(submission.SlurmExecutor, "affinity", lambda: 2)
     cluster = ClusterConfig(name="slurm", check_folder=False)
-    with pytest.raises(sending.InputError, match="Unable to contact slurm controller"):
-        sending.submit_runs(cluster, [RUN], tmp_path / "job")
+    with pytest.raises(submission.InputError, match="Unable to contact slurm controller"):
+        submission.submit_runs(cluster, [RUN], tmp_path / "job")
     assert not (tmp_path / "job").exists()

@@ -10,11 +10,11 @@ from methods.lab import Bench, config_of
 from models.families import image, make
 from torch import Tensor, nn
 
-from pipeline.cache_identity import precision_of, weights_hash
+from pipeline.builders.cache_key import precision_of, weights_hash
+from pipeline.builders.teacher import Ask, build_live, reads_after_student, run_beside
 from pipeline.contracts import Batch, InputError, ModelOutput, Signal
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed.parallel import World
 from pipeline.models.folding import fold_norms
-from pipeline.teacher_sources import Ask, build_live, reads_after_student, run_beside
 from pipeline.teachers.cache_format import MANIFEST, Layout, Manifest, read_manifest
 from pipeline.teachers.live import LiveTeacher
 from pipeline.teachers.pruned import PrunedTeacher

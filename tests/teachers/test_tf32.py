@@ -20,8 +20,8 @@ from data_prep import cache_teacher, verify_cache
 from pipeline import train
 from pipeline.config import RuntimeConfig
 from pipeline.contracts import InputError
-from pipeline.engine import tf32
-from pipeline.engine.tf32 import header, settle
+from pipeline.engine.distributed import tf32
+from pipeline.engine.distributed.tf32 import header, settle
 from pipeline.models.build import build
 from pipeline.models.folding import fold_norms
 from pipeline.teachers.cache_format import MANIFEST, Layout, Manifest, read_manifest

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from data_prep.cache_teacher import CacheTeacherConfig
-from launch.table_rows import composed
-from pipeline.assemble import ALIASES, NAMES
+from launch.tables.rows import composed
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import compose
 from pipeline.distillers import DISTILLERS
 from tools.gpu import check, unpack, wheels

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from pipeline import signals
-from pipeline.engine.interrupts import EXIT_CODE
-from pipeline.engine.reporter import Reporter, clock_text, figures_text
+from pipeline.engine.distributed.preemption import EXIT_CODE
+from pipeline.engine.reporting.reporter import Reporter, clock_text, figures_text
 from pipeline.engine.seeds.share import WARM, Seen
 
 PIECE = 900  # characters of a message: pipes take up to 4096 bytes in one go, whoever else is writing

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 
 from pipeline.contracts import InputError
-from pipeline.engine.interrupts import EXIT_CODE, Interrupts
+from pipeline.engine.distributed.preemption import EXIT_CODE, Interrupts
 from pipeline.engine.seeds.child import Work, run_child
 from pipeline.engine.seeds.display import Display
 from pipeline.engine.seeds.share import Seen, Share, limit_by

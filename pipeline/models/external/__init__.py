@@ -11,8 +11,8 @@ from pipeline.models.external.library import Library
 from pipeline.models.external.probe import examine
 from pipeline.models.external.timm_models import Timm
 from pipeline.models.external.torchvision_models import Torchvision
-from pipeline.nearest import hint
 from pipeline.registry import UnknownName
+from pipeline.utils.suggest import hint
 
 LIBRARIES: dict[str, Library] = {"timm": Timm(), "torchvision": Torchvision()}
 

@@ -9,12 +9,12 @@ from torch import nn
 
 from pipeline.contracts import InputError
 from pipeline.models.external.library import checkpoint_path, constructed, missing, no_weights
-from pipeline.vision import torchvision
+from pipeline.utils.torchvision_compat import torchvision
 
 
 def _timm() -> Any:
     try:
-        torchvision()  # first: timm imports it, which fails beside a CPU torch unless pipeline.vision has seen to it
+        torchvision()  # first: timm imports it, which fails beside a CPU torch unless torchvision_compat has seen to it
         import timm
     except ImportError:
         raise missing("timm") from None

@@ -7,7 +7,7 @@ from torch import nn
 
 from pipeline.contracts import InputError
 from pipeline.models.external.library import IMAGENET, constructed, missing, no_weights, with_new_head
-from pipeline.vision import torchvision
+from pipeline.utils.torchvision_compat import torchvision
 
 WEIGHTS = "IMAGENET1K_V1"
 IMAGE_SIZE = 224

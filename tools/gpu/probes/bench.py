@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import RuntimeConfig
-from pipeline.engine import parallel, tf32
-from pipeline.engine.parallel import World
+from pipeline.engine.distributed import parallel, tf32
+from pipeline.engine.distributed.parallel import World
 
 FAILED = "FAILED"
 CONTROL = (KeyboardInterrupt, SystemExit)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import RuntimeConfig
-from pipeline.engine.parallel import World, recorder_for
-from pipeline.engine.recorders import CudaRecorder
+from pipeline.engine.distributed.parallel import World, recorder_for
+from pipeline.engine.graph.backends import CudaRecorder
 from tools.gpu.probes.bench import Bench
 
 STEPS = 32  # of two shapes in turn; torch asks for 11 of each before a capture

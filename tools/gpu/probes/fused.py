@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from pipeline.engine.recorders import COMPILED, REPLAYED
+from pipeline.engine.graph.backends import COMPILED, REPLAYED
 from pipeline.measure.loops import advance
 from tools.gpu.probes.bench import Bench
 from tools.gpu.probes.trainings import noise_cifar, trainer

@@ -7,8 +7,8 @@ import mini_cifar
 from recorded_steps import Side, largest_gap, put, words_for
 
 from pipeline.config import RuntimeConfig
-from pipeline.engine.parallel import recorder_for
-from pipeline.engine.recorders import Recorder, Tracer
+from pipeline.engine.distributed.parallel import recorder_for
+from pipeline.engine.graph.backends import Recorder, Tracer
 from tools.gpu.probes.bench import Bench
 
 STEPS, RATE = 16, 0.01

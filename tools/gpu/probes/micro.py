@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.config import RuntimeConfig
-from pipeline.engine.parallel import place
+from pipeline.engine.distributed.parallel import place
 from pipeline.models.build import build
 from pipeline.models.folding import fold_norms
 from tools.gpu.probes.bench import Bench, gap

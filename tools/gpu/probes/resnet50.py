@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from pipeline.batches import Batch
+from pipeline.contracts.batch import Batch
 from pipeline.measure.device import timed
 from pipeline.measure.loops import advance, built, ready_trainer
 from tools.gpu.probes.bench import Bench

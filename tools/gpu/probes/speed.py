@@ -5,8 +5,8 @@ import time
 import torch
 from torch.autograd import DeviceType
 
-from pipeline.engine.loop import Trainer
 from pipeline.engine.resume import state_of
+from pipeline.engine.trainer import Trainer
 from pipeline.measure.device import timed
 from pipeline.measure.loops import advance
 from tools.gpu.probes.bench import Bench

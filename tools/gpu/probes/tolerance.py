@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import RuntimeConfig
-from pipeline.engine.parallel import autocast_factory, place
+from pipeline.engine.distributed.parallel import autocast_factory, place
 from pipeline.models.build import build
 from pipeline.models.folding import fold_norms
 from pipeline.teachers.codecs import NOISE, rounding

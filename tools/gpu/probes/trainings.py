@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.assemble import ALIASES, NAMES
+from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import compose
 from pipeline.distillers import DISTILLERS
-from pipeline.engine.loop import Trainer
+from pipeline.engine.trainer import Trainer
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.measure.loops import built, trainer_of
 from tools.gpu.probes.bench import Bench

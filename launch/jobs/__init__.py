@@ -1,0 +1,1 @@
+"""Jobs: checked, sent, run, asked after."""

@@ -1,0 +1,68 @@
+"""The runs of a sweep, and the words that start them."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.builders.method import method_kinds
+from pipeline.config import TrainConfig
+from pipeline.contracts import Signal
+
+CHECKPOINT = "teacher.checkpoint"
+PLAIN = re.compile(r"[A-Za-z_/.][\w./+-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """One run. folder: where it writes; words: of its entry point; waits: for the run or cache of that folder; helper:
+    a teacher or a cache, which is there for others."""
+
+    name: str
+    folder: Path
+    words: tuple[str, ...]
+    config: TrainConfig
+    entry: str = "train"
+    waits: Path | None = None
+    helper: bool = False
+
+
+@dataclass
+class Plan:
+    """A whole sweep, in the order of its stages. repeats: runs that equal another one and are left out."""
+
+    folder: Path
+    teachers: list[Planned] = field(default_factory=list)
+    caches: list[Planned] = field(default_factory=list)
+    students: list[Planned] = field(default_factory=list)
+    repeats: int = 0
+
+    @property
+    def runs(self) -> list[Planned]:
+        """All of them, each after what it waits for."""
+        return [*self.teachers, *self.caches, *self.students]
+
+
+def words_of(keys: Mapping[str, Any]) -> list[str]:
+    """key=value words that mean `keys`."""
+    return [f"{name}={_word(value)}" for name, value in keys.items()]
+
+
+def _word(value: Any) -> str:
+    """As YAML reads it back; without quotes where it can."""
+    plain = isinstance(value, str) and PLAIN.fullmatch(value) and yaml.safe_load(value) == value
+    return str(value) if plain else json.dumps(value)
+
+
+def needs_teacher(config: TrainConfig) -> bool:
+    """Whether its method asks for anything of a teacher."""
+    return any(kind.needs for kind in method_kinds(config).values())
+
+
+def reads_maps(config: TrainConfig) -> bool:
+    """Whether its method asks for feature maps, which no cache holds."""
+    return any(Signal.FEATURES in kind.needs for kind in method_kinds(config).values())

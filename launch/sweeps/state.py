@@ -1,0 +1,101 @@
+"""Which runs of a sweep are done, in work, or still to be sent."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from launch.jobs.submission_record import Recorded, find_submissions, states
+from launch.sweeps.runs import Planned
+from launch.tables.runs import Run, read_run
+from pipeline.config import ConfigError, TrainConfig, flatten
+from pipeline.run_folder.folder import RunDir
+
+MANIFEST = "manifest.json"  # what a cache gets last
+IN_WORK = ("pending", "running", "unknown")
+SHOWN = 10
+TRAIN = "train"
+
+
+@dataclass
+class Standing:
+    """The runs of a plan by what has become of them. in_work: with the record of the call that sent them, and its
+    state; spared: teachers and caches that are not there, and that nobody needs."""
+
+    done: list[Planned] = field(default_factory=list)
+    in_work: list[tuple[Planned, Recorded, str]] = field(default_factory=list)
+    todo: list[Planned] = field(default_factory=list)
+    spared: list[Planned] = field(default_factory=list)
+
+
+def look(runs: Sequence[Planned], folder: Path) -> Standing:
+    """What has become of `runs`. Raises ConfigError where a folder holds a run of other numbers."""
+    sent = {key_of(one): one for one in find_submissions([folder])} if folder.is_dir() else {}
+    found = dict(zip(sent, states(list(sent.values())), strict=True))
+    standing, other = Standing(), []
+    for run in runs:
+        key, there = (run.entry, str(run.folder.absolute())), training(run)
+        problem = other_run(run, there)
+        if problem:
+            other.append(problem)
+        elif is_done(run, there):
+            standing.done.append(run)
+        elif found.get(key) in IN_WORK:
+            standing.in_work.append((run, sent[key], found[key]))
+        else:
+            standing.todo.append(run)
+    if other:
+        more = [f"and {len(other) - SHOWN} more folders"] if len(other) > SHOWN else []
+        raise ConfigError(other[:SHOWN] + more)
+    return needed(standing)
+
+
+def needed(standing: Standing) -> Standing:
+    """Without teachers and caches that nothing waits for any more: their students are done."""
+    wanted: set[Path | None] = set()
+    kept, spared = list[Planned](), list[Planned]()
+    for run in reversed(standing.todo):  # what waits comes before what it waits for
+        if run.helper and run.folder not in wanted:
+            spared.append(run)
+            continue
+        kept.append(run)
+        wanted.add(run.waits)
+    return Standing(standing.done, standing.in_work, kept[::-1], spared)
+
+
+def training(run: Planned) -> Run | None:
+    """What lies in the folder of a training; None for a folder without a run, and for caches."""
+    return read_run(run.folder) if run.entry == TRAIN and RunDir(run.folder).config.is_file() else None
+
+
+def key_of(sent: Recorded) -> tuple[str, str]:
+    """(entry, folder that it writes to); later submissions of one run replace earlier ones."""
+    out = next((yaml.safe_load(w.partition("=")[2]) for w in sent.words if w.startswith("cache.out=")), None)
+    return sent.entry, str(sent.run_folder if out is None else Path(str(out)).absolute())
+
+
+def is_done(run: Planned, there: Run | None) -> bool:
+    """Whether it needs no start: a cache with its manifest, a training of this length with its summary."""
+    if run.entry != TRAIN:
+        return (run.folder / MANIFEST).is_file()
+    return there is not None and there.summary is not None and _covers(there.config, run.config)
+
+
+def _covers(there: TrainConfig, here: TrainConfig) -> bool:
+    """Whether a finished run has gone at least as far: run.limit_steps may cut either short."""
+    had, wanted = there.run.limit_steps, here.run.limit_steps
+    return had is None or (wanted is not None and wanted <= had)
+
+
+def other_run(run: Planned, there: Run | None) -> str:
+    """What is wrong where its folder holds a run of other numbers, which the run would refuse to go on with; ''."""
+    if there is None:
+        return ""
+    had, wanted = flatten(there.config.numbers()), flatten(run.config.numbers())
+    differ = [k for k in dict.fromkeys([*wanted, *had]) if k != "pair" and wanted.get(k) != had.get(k)]
+    if not differ:
+        return ""
+    shown = ", ".join(f"{k} {had.get(k)} there, {wanted.get(k)} here" for k in differ[:3])
+    more = f" and {len(differ) - 3} more" if len(differ) > 3 else ""
+    return f"{run.folder} holds a run of other settings ({shown}{more}): choose another run.dir, or move it away"

@@ -1,0 +1,1 @@
+"""From a configuration to what runs: data, networks, method, teacher. Imports every part; no part imports it."""

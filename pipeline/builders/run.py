@@ -1,0 +1,241 @@
+"""From a configuration to parts. Only entry points import this: here all kinds of parts meet."""
+
+import functools
+import hashlib
+import inspect
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from pipeline import views
+from pipeline.builders import networks
+from pipeline.builders.method import (
+    build_distiller,
+    check_classifier,
+    check_growth,
+    in_form,
+    make_setting,
+    method_kinds,
+    seeded,
+)
+from pipeline.builders.predictors import description_of, refuse_predictor
+from pipeline.builders.teacher import Ask, accept_cache, build_teacher, overlap
+from pipeline.config import DataConfig, RuntimeConfig, TrainConfig
+from pipeline.contracts import InputError, Loader, Signal, Stream
+from pipeline.datasets import DATASETS, FileSet, ImageSet
+from pipeline.datasets.image_set import check_classes
+from pipeline.datasets.replacing import ReplacingSet
+from pipeline.distillers import DISTILLERS
+from pipeline.engine.components import Parts
+from pipeline.engine.distributed.parallel import World, autocast_factory, prepare_student
+from pipeline.engine.optimizers import OPTIMIZERS
+from pipeline.loaders import LOADERS
+from pipeline.loaders.plan import Plan
+from pipeline.models.blocks import BLOCKS, PLAIN
+from pipeline.models.build import LOOKED_IN, resolve
+from pipeline.registry import Registry
+from pipeline.teachers import TEACHERS
+
+ALIASES = {"model": "student.model"}
+
+
+def _registered(registry: Registry[Any]) -> Callable[[str, Mapping[str, Any]], str]:
+    return lambda name, _: registry.canonical(name)
+
+
+def _network(name: str, keys: Mapping[str, Any]) -> str:
+    networks = keys.get("networks", "cifar")
+    known = isinstance(networks, str) and networks in LOOKED_IN
+    return resolve(name, networks) if known else name  # networks= is refused for itself
+
+
+NAMES = {
+    "dataset": _registered(DATASETS),
+    "method": lambda name, _: "+".join(DISTILLERS.canonical(part) for part in name.split("+")),
+    "student.model": _network,
+    "student.block": lambda name, _: name if name == PLAIN else BLOCKS.canonical(name),
+    "teacher.model": _network,
+    "teacher.source": _registered(TEACHERS),
+    "data.loader": _registered(LOADERS),
+    "optim.name": _registered(OPTIMIZERS),
+}
+
+
+def image_set(name: str, data: DataConfig, split: str, world: World) -> ImageSet:
+    """`split` of the data set; the leader goes first, so that one rank downloads, unpacks and writes an index.
+
+    data.on_bad=replace holds for the training split: an evaluation without some of its images is another one.
+    """
+    root = Path(data.root) if data.root else None
+    make = DATASETS.get(name)
+    known = inspect.signature(make).parameters
+    loaded: list[ImageSet] = []
+
+    def load(download: bool, index: str) -> None:
+        options = {"index": index, "classes": data.classes}
+        options = {option: value for option, value in options.items() if option in known}
+        loaded.append(make(root=root, split=split, download=download, **options))
+
+    world.on_leader(lambda: load(data.download, data.index))
+    if not loaded:
+        load(False, "off" if data.index == "off" else "auto")
+    images = loaded[0]
+    if isinstance(images, FileSet):
+        images = replace(images, max_pixels=data.max_pixels)
+    if data.on_bad == "replace" and split == "train" and isinstance(images, FileSet):
+        return ReplacingSet(images)
+    return images
+
+
+def make_plan(data: DataConfig, runtime: RuntimeConfig, world: World, **differences: object) -> Plan:
+    """What a loader must know; `differences` override the training defaults."""
+    settings: dict[str, object] = {
+        "batch_size": data.batch_size,
+        "data_seed": data.seed,
+        "rank": world.rank,
+        "ranks": world.ranks,
+        "train": True,
+        "crop": data.crop,
+        "padding": data.padding,
+        "flip": data.flip,
+        "rotation": data.rotation,
+        "scale": data.scale,
+        "ratio": data.ratio,
+        "image_size": data.image_size,
+        "resize": data.resize,
+        "order": data.order,
+        "decode": data.decode,
+        "mean": data.mean,
+        "std": data.std,
+        "channels_last": runtime.channels_last,
+        "workers": data.workers,
+        "read_timeout": data.read_timeout,
+        "device": world.device,
+    }
+    return Plan(**{**settings, **differences})  # type: ignore[arg-type]
+
+
+def build_sets(config: TrainConfig, world: World) -> tuple[ImageSet, ImageSet]:
+    """(training set, test set)."""
+    train_set, test_set = (image_set(config.dataset, config.data, split, world) for split in ("train", "test"))
+    if train_set.num_classes != test_set.num_classes:
+        raise InputError(f"{train_set.num_classes} classes in training, {test_set.num_classes} in test")
+    for images in (train_set, test_set):
+        check_classes(images)
+    return train_set, test_set
+
+
+def loader_maker(data: DataConfig) -> Callable[[ImageSet, Plan], Loader]:
+    """data.loader's class with its own keys filled in."""
+    kind = LOADERS.get(data.loader)
+    options = getattr(data, kind.section).model_dump() if kind.section else {}
+    return functools.partial(kind, **options)
+
+
+def build_loaders(
+    config: TrainConfig,
+    world: World,
+    train_set: ImageSet,
+    test_set: ImageSet,
+    streams: Mapping[str, Stream],
+    views_known: int | None = None,
+) -> tuple[Loader, dict[str, Loader]]:
+    """(training loader, evaluation loaders by name). streams: further views that the method asks for; views_known: how
+    many the teacher knows, None = all."""
+    data = config.data
+    make = loader_maker(data)
+    evaluation = {
+        "train": False,
+        "batch_size": data.eval_batch_size,
+        "image_size": data.test_size,
+    }
+    held_out, kept = split_off(len(train_set), data.val_split, data.seed)
+    training = {"seed": config.seed, "index_N": kept, "streams": streams, "ramp": data.ramp, "views": views_known}
+    train = make(train_set, make_plan(data, config.runtime, world, **training))
+    loaders = {"test": make(test_set, make_plan(data, config.runtime, world, **evaluation))}
+    if held_out is not None:
+        # An image that is replaced in training is an error where images are counted.
+        counted = train_set.files if isinstance(train_set, ReplacingSet) else train_set
+        loaders["val"] = make(counted, make_plan(data, config.runtime, world, **evaluation, index_N=held_out))
+    return train, loaders
+
+
+def split_off(samples: int, count: int, seed: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(held-out positions, remaining positions), both ascending; (None, None) for count = 0."""
+    if count == 0:
+        return None, None
+    if count >= samples:
+        raise InputError(f"data.val_split={count} leaves nothing of {samples} training images")
+    shuffled = views.order(seed, 0, samples, views.Stream.SPLIT)
+    return np.sort(shuffled[:count]), np.sort(shuffled[count:])
+
+
+def build_student(config: TrainConfig, num_classes: int) -> nn.Module:
+    """The student with its first weights, or those of student.checkpoint."""
+    student = config.student
+    if student.model is None:
+        raise InputError("no student: give pair=TEACHER-STUDENT, or model=")
+    with seeded(config.seed, 0):
+        network = networks.make(
+            student.model,
+            num_classes=num_classes,
+            image_size=config.data.image_size,
+            checkpoint=student.checkpoint,
+            weights=student.weights,
+            dataset=config.dataset,
+            root=config.teacher.root,
+            options=student.args | {"block": student.block},
+            other_sizes={config.data.smallest_size, config.data.test_size} - {config.data.image_size},
+        )
+    file = networks.find(student.model, student.checkpoint, config.dataset, config.teacher.root)
+    refuse_predictor(file, network, config.data.image_size, "student.checkpoint")
+    return network
+
+
+def build(config: TrainConfig, world: World, sets: tuple[ImageSet, ImageSet] | None = None) -> tuple[Parts, int]:
+    """All parts of a run, and the number of training images. sets: what build_sets gave. Raises InputError."""
+    kinds = method_kinds(config)
+    needs = functools.reduce(operator.or_, (kind.needs for kind in kinds.values()), Signal.NONE)
+    images, test_images = sets or build_sets(config, world)
+    student = build_student(config, images.num_classes)
+    student = in_form(student, kinds, config.variant, config.data.image_size)
+    autocast = autocast_factory(config.runtime, world.device)
+    teacher = build_teacher(config, Ask(needs, images.num_classes, world, images.class_names))
+    setting = make_setting(config, student, teacher, images)
+    distiller = build_distiller(config, setting)
+    check_classifier(config, distiller, setting, teacher)
+    check_growth(config, distiller, teacher)
+    train, evaluations = build_loaders(config, world, images, test_images, distiller.streams, teacher.views)
+    accept_cache(config, teacher, images, train, distiller.shown_streams)
+    student = prepare_student(student, config.runtime, world)
+    overlap(config, teacher, student, distiller, world.device)
+    parts = Parts(
+        student=student,
+        distiller=distiller.to(world.device),
+        teacher=teacher,
+        train=train,
+        evaluations=evaluations,
+        autocast=autocast,
+        description=description_of(config, distiller, images.class_names).plain(),
+    )
+    return parts, train.num_samples
+
+
+def default_name(config: TrainConfig) -> str:
+    """<dataset>/<method>/<pair>/seed<k>; a run without a pair is named by its networks, prefixes joined by a dash."""
+    teacher, student = config.teacher.model, config.student.model
+    pair = config.pair or (f"{teacher}-{student}" if teacher else student)
+    parts = config.dataset, config.method, re.sub("[/:]", "-", str(pair)), f"seed{config.seed}"
+    return "/".join(map(_name, parts))
+
+
+def _name(part: str) -> str:
+    """`part` as a folder's name; systems take 255 bytes, and a combination may be of all methods."""
+    told = hashlib.sha256(part.encode()).hexdigest()[:8]
+    return part if len(part.encode()) <= 255 else f"{part[:60]}-{told}"

@@ -1,0 +1,1 @@
+"""What a training says: on the terminal, to trackers, of images that cannot be read."""

@@ -1,0 +1,3 @@
+"""`dali`: the loader is registered as this package is imported."""
+
+from pipeline.loaders.dali import loader as loader

@@ -1,0 +1,3 @@
+"""`ffcv`: the loader is registered as this package is imported."""
+
+from pipeline.loaders.ffcv import loader as loader

@@ -1,0 +1,1 @@
+"""What lies in a run folder: its files, who may write them, and what they say."""
