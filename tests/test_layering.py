@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(p for folder in ("pipeline", "launch", "data_prep") for p in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-TOOLS = sorted((ROOT / "tools").rglob("*.py"))
+TOOLS = sorted(p for folder in ("tools", "examples") for p in (ROOT / folder).rglob("*.py"))
 # The picture, from the ground up. A room is a folder of pipeline/ or a file at its top; it may import itself, the
 # leaves and the rooms named, all of which stand above it in this table.
 LEAVES = {"utils", "signals"}
