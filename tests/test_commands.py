@@ -105,6 +105,9 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in copy_of:
         (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "tree" / name).write_bytes((ROOT / name).read_bytes())
+    stale = folder / "tree" / "build" / "lib" / "pipeline" / "moved_since.py"  # pip builds here, on what it finds
+    stale.parent.mkdir(parents=True)
+    stale.touch()
     venv.create(folder / "venv")
     python = folder / "venv" / "bin" / "python"
     places = subprocess.run(
@@ -118,6 +121,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=clean(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    assert (Path(places) / "pipeline" / "train.py").is_file()
+    assert not (Path(places) / "pipeline" / stale.name).exists()
     return python.parent
 
 
