@@ -9,6 +9,7 @@ Pictures but curves and speed run the networks on test images. Needs the extra [
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
@@ -86,16 +87,18 @@ def _single(name: str, material: Material, suffix: str) -> bytes:
 
 def _report(title: str, names: list[str], material: Material, lines: list[str]) -> str:
     means = "Test set, last and best epoch apart: mean ± sample standard deviation over the seeds that are done."
-    body = page.section("Results", means, page.results(material.groups))
+    sections = [page.Section(title="Results", about=means, table=page.results(material.groups))]
     for name in names:
         kind = PICTURES.get(name)
+        section = page.Section(title=kind.title, about=kind.about)
         try:
-            content = page.picture(page.saved(kind.draw(material), ".png"), kind.title)
+            drawn = page.picture(page.saved(kind.draw(material), ".png"))
+            sections.append(replace(section, picture=drawn))
         except Nothing as reason:
-            content = page.absent(str(reason))
-        body += page.section(kind.title, kind.about, content)
-    body += page.section("Runs", "Best is the best epoch's. Speed is that of training.", page.table(material.groups))
-    return page.page(title, lines, body)
+            sections.append(replace(section, missing=str(reason)))
+    about = "Best is the best epoch's. Speed is that of training."
+    sections.append(page.Section(title="Runs", about=about, table=page.table(material.groups)))
+    return page.page(title, lines, sections)
 
 
 def help_text() -> str:

@@ -121,7 +121,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         env=clean(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (Path(places) / "pipeline" / "train.py").is_file()
+    templates = [p.relative_to(ROOT) for p in ROOT.glob("[pl]*/*/page.html")]
+    assert len(templates) == 2 and all((Path(places) / name).is_file() for name in templates)
     assert not (Path(places) / "pipeline" / stale.name).exists()
     return python.parent
 
@@ -146,6 +147,7 @@ def test_the_console_script_trains_from_another_folder(installed: Path, tmp_path
     at(tmp_path, installed / "stillhouse", "train", *words, "run.name=a")
     at(tmp_path, installed / "python", "-m", "torch.distributed.run", "-m", "pipeline.train", *words, "run.name=b")
     at(tmp_path, sys.executable, ROOT / "pipeline" / "train.py", *words, "run.name=c")
+    assert at(tmp_path, installed / "stillhouse", "table", "runs/a", "format=html").startswith("<!DOCTYPE html>")
     made = json.loads((tmp_path / "runs" / "a" / "environment.json").read_text())
     assert made["git"] is None and made["versions"]["stillhouse"] == VERSION
     assert Path(made["command"][0]).is_relative_to(installed.parent)

@@ -1,24 +1,21 @@
 """A table as Markdown, LaTeX, CSV or HTML. Names are escaped: they come from files of others."""
 
 import csv
-import html
 import io
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from launch.tables.rows import Row, Spread
+from pipeline.utils.pages import render
 
 LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$", "−": "$-$", "–": "--"},
 }
-STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 75em;
-  padding: 0 1em; color: #222; }
-table { border-collapse: collapse; margin: 1em 0; } th, td { padding: .3em .7em; border-bottom: 1px solid #ddd; }
-th { text-align: left; border-bottom: 2px solid #888; } td.n, th.n { text-align: right; white-space: nowrap; }
-td:first-child { white-space: nowrap; } tr:hover { background: #f4f6fa; } .notes { color: #555; font-size: .9em; }"""
+PAGE = Path(__file__).with_name("page.html")
 NAMES = ("pair", "method", "variant", "recipe", "settings")
 NUMBERS = ("n", "last", "best", "published")
 COLUMNS = (*NAMES, *NUMBERS, "source", "difference")
@@ -156,29 +153,7 @@ def latex(report: Report) -> str:
 
 def page(report: Report) -> str:
     """One HTML page that needs nothing else."""
-    body = [f"<h1>{html.escape(report.title)}</h1>"]
-    for part in report.parts():
-        body += [f"<h2>{html.escape(part.name)}</h2>", "<table>", _tag_row("th", part.columns, part.columns)]
-        for row in part.rows:
-            texts = [_refs(cell, html.escape, "<sup>{}</sup>") for cell in row]
-            bold = [f"<b>{t}</b>" if c.bold else t for c, t in zip(row, texts, strict=True)]
-            body.append(_tag_row("td", part.columns, bold))
-        body += ["</table>", *_listed("ol", part.notes)]
-    for heading, items in report.lists.items():
-        body += [f"<h3>{html.escape(heading)}</h3>", *_listed("ul", items)]
-    head = f'<meta charset="utf-8">\n<title>{html.escape(report.title)}</title>\n<style>\n{STYLE}\n</style>'
-    return "<!DOCTYPE html>\n" + "\n".join(['<html lang="en">', head, *body, "</html>"]) + "\n"
-
-
-def _tag_row(tag: str, columns: Iterable[str], texts: Iterable[str]) -> str:
-    cells = (f"<{tag}{' class=n' if c in RIGHT else ''}>{t}</{tag}>" for c, t in zip(columns, texts, strict=True))
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _listed(tag: str, items: list[str]) -> list[str]:
-    return (
-        [f'<{tag} class="notes">', *(f"<li>{html.escape(item)}</li>" for item in items), f"</{tag}>"] if items else []
-    )
+    return render(PAGE, title=report.title, parts=report.parts(), lists=report.lists, right=RIGHT)
 
 
 def comma_separated(report: Report) -> str:

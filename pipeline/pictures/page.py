@@ -1,31 +1,23 @@
 """The report: one HTML file that holds everything it shows, and asks no network for anything."""
 
 import base64
-import html
 import io
 import os
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.pictures.style import GRID, INK, MUTED, WIDTH_INCHES, drawing
 from pipeline.run_folder.groups import Group, RunRecord
+from pipeline.utils.pages import render
 
 IMAGES = (".png", ".svg")
 PAGES = (".html",)
 DPI = 150
 PAGE_PX = 930  # of the text, and of a picture of the usual width
-STYLE = f"""
-body {{ font: 15px/1.5 system-ui, sans-serif; color: {INK}; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2.5rem; }}
-p, li {{ color: {MUTED}; max-width: 50rem; }}
-img {{ max-width: 100%; height: auto; }}
-.wide {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-size: .9rem; }}
-th, td {{ text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid {GRID}; white-space: nowrap; }}
-td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
-"""
+TEMPLATE = Path(__file__).with_name("page.html")
 HEAD = ("runs", "seed", "epochs", "top-1 last (%)", "top-1 best (%)", "images/s", "folder")
 
 
@@ -38,35 +30,52 @@ def saved(figure: Any, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def section(title: str, about: str, content: str) -> str:
-    """A heading, its text, and `content`, which is HTML; the rest is escaped here."""
-    return f"<h2>{html.escape(title)}</h2>\n<p>{html.escape(about)}</p>\n{content}\n"
+@dataclass(frozen=True)
+class Picture:
+    """A PNG inside the page. data: base64; width: of the picture on the page, in pixels."""
+
+    data: str
+    width: int
 
 
-def picture(png: bytes, title: str) -> str:
-    """An image inside the page."""
-    data = base64.b64encode(png).decode()
+@dataclass(frozen=True)
+class Table:
+    """A line of names, then rows of text. right: places of the columns that hold numbers."""
+
+    head: Sequence[str]
+    right: range
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A heading and its text, above a picture, the reason why there is none, or a table."""
+
+    title: str
+    about: str
+    picture: Picture | None = None
+    missing: str = ""
+    table: Table | None = None
+
+
+def picture(png: bytes) -> Picture:
+    """The picture that a PNG file holds."""
     width = round(int.from_bytes(png[16:20]) * PAGE_PX / (WIDTH_INCHES * DPI))  # letters of one size in all pictures
-    return f'<img alt="{html.escape(title, quote=True)}" width="{width}" src="data:image/png;base64,{data}">'
-
-
-def absent(reason: str) -> str:
-    """What stands in place of a picture that has nothing to show."""
-    return f"<p><strong>Not drawn:</strong> {html.escape(reason)}</p>"
+    return Picture(base64.b64encode(png).decode(), width)
 
 
 def _number(value: object, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else "-"
 
 
-def results(groups: Sequence[Group]) -> str:
+def results(groups: Sequence[Group]) -> Table:
     """Mean and sample standard deviation over the seeds, one line a group; runs on their way do not count."""
     rows = []
     for group in groups:
         done = [run for run in group.runs if not run.unfinished]
         figures = [_spread([run.top1 for run in done], ".2f"), _spread([run.best for run in done], ".2f")]
         rows.append([group.label, str(len(done)), *figures, _spread([run.speed for run in done], ",.0f")])
-    return _table(("runs", "seeds", *HEAD[3:6]), slice(1, None), rows)
+    return Table(("runs", "seeds", *HEAD[3:6]), range(1, 5), rows)
 
 
 def _spread(values: Sequence[float | None], form: str) -> str:
@@ -83,38 +92,17 @@ def _row(label: str, run: RunRecord, top: str) -> list[str]:
     return [label, str(run.keys.get("seed")), done, *figures, os.path.relpath(run.folder.absolute(), top)]
 
 
-def table(groups: Sequence[Group]) -> str:
+def table(groups: Sequence[Group]) -> Table:
     """All runs, one line each; folders relative to the one that holds them all."""
     runs = [(group.label, run) for group in groups for run in group.runs]
     top = os.path.commonpath([run.folder.absolute().parent for _, run in runs])
-    return _table(HEAD, slice(1, 6), [_row(label, run, top) for label, run in runs])
+    return Table(HEAD, range(1, 6), [_row(label, run, top) for label, run in runs])
 
 
-def _table(head: Sequence[str], numbers: slice, rows: Sequence[Sequence[str]]) -> str:
-    right = range(len(head))[numbers]
-
-    def line(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(
-            f"<{tag}{' class=n' if at in right else ''}>{html.escape(cell)}</{tag}>" for at, cell in enumerate(cells)
-        )
-
-    lines = "\n".join([line("th", head), *(line("td", row) for row in rows)])
-    return f'<div class="wide"><table>\n{lines}\n</table></div>'
-
-
-def page(title: str, remarks: Sequence[str], body: str) -> str:
+def page(title: str, remarks: Sequence[str], sections: Sequence[Section]) -> str:
     """The whole document. remarks: lines above everything."""
-    notes = "".join(f"<li>{html.escape(line)}</li>" for line in remarks)
-    notes = f"<ul>{notes}</ul>" if notes else ""
-    name = html.escape(title)
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # Nothing is loaded, whatever a name of a run says.
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
-        "style-src 'unsafe-inline'\">\n"
-        f"<style>{STYLE}</style></head>\n<body>\n<h1>{name}</h1>\n{notes}\n{body}</body></html>\n"
-    )
+    colours = {"ink": INK, "muted": MUTED, "grid": GRID}
+    return render(TEMPLATE, title=title, remarks=remarks, sections=sections, **colours)
 
 
 def suffix_of(out: str) -> str:

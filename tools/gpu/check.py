@@ -4,7 +4,8 @@ import importlib.util
 import sys
 
 # Of setup.cfg's install_requires and, for the tests, pytest.
-NEEDED = {"torch", "numpy", "yaml", "pydantic", "safetensors", "tensorboard", "rich", "PIL", "simplejpeg", "submitit"}
+NEEDED = {"torch", "numpy", "yaml", "jinja2", "pydantic", "safetensors", "tensorboard", "rich", "PIL", "simplejpeg"}
+NEEDED |= {"submitit"}
 
 
 def lacking(device: str) -> str | None:

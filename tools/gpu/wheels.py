@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HAVE = ("torch", "numpy", "pyyaml", "safetensors", "tensorboard", "rich", "pillow")
+HAVE = ("torch", "jinja2", "numpy", "pyyaml", "safetensors", "tensorboard", "rich", "pillow")
 
 
 def name_of(requirement: str) -> str:
