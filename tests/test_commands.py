@@ -40,6 +40,15 @@ def test_help_lists_every_command_in_a_line(capsys: pytest.CaptureFixture[str]) 
     assert max(len(line) for line in lines) <= 120
 
 
+def test_a_reader_that_has_ended_is_no_traceback() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "pipeline.utils.commands", "--help"]
+    done = subprocess.run(words, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_the_version_stands_in_one_place(capsys: pytest.CaptureFixture[str]) -> None:
     assert commands.main(["--version"]) == 0
     assert capsys.readouterr().out == f"stillhouse {VERSION}\n"

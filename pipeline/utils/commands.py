@@ -3,6 +3,7 @@
 An entry point is run as `python -m` runs it: it listens to signals before it imports torch.
 """
 
+import os
 import re
 import runpy
 import sys
@@ -11,6 +12,7 @@ from pipeline.utils.places import INSTALLED, ROOT, VERSION
 from pipeline.utils.suggest import hint, short
 
 USER_ERROR = 2
+FAILED = 1
 COMMANDS = {
     "train": ("pipeline.train", "train a network, alone or distilled from a teacher"),
     "evaluate": ("pipeline.evaluate", "count what a network gets right on the test set"),
@@ -45,19 +47,25 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the entry point that the first word names, on the others. Returns the exit code where none is run."""
     words = sys.argv[1:] if argv is None else argv
     name = words[0] if words else "--help"
-    if name in ("--help", "-h"):
-        print(help_text())
-    elif name == "--version":
-        print(f"stillhouse {VERSION}")
-    elif name not in COMMANDS:
+    if name in ("--help", "-h", "--version"):
+        return _show(f"stillhouse {VERSION}" if name == "--version" else help_text())
+    if name not in COMMANDS:
         known = list(COMMANDS)
         print(f"error: unknown command {short(name)}{hint(name, known)} (known: {', '.join(known)})", file=sys.stderr)
         return USER_ERROR
-    else:
-        sys.argv[1:] = words[1:]
-        if sys.flags.safe_path:
-            sys.path.insert(0, str(ROOT))  # for what an entry point writes over: the folder of the script
-        runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    sys.argv[1:] = words[1:]
+    if sys.flags.safe_path:
+        sys.path.insert(0, str(ROOT))  # for what an entry point writes over: the folder of the script
+    runpy.run_module(COMMANDS[name][0], run_name="__main__", alter_sys=True)
+    return 0
+
+
+def _show(text: str) -> int:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever read it has ended; and Python would say so once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
     return 0
 
 
