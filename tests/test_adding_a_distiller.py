@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import short_runs
 import torch
 import yaml
 
@@ -44,6 +45,25 @@ def test_the_example_is_a_method(monkeypatch: pytest.MonkeyPatch, variant: str) 
     gap = gap - gap.mean(dim=1, keepdim=True) if variant == "centred" else gap
     assert terms["mse"].item() == pytest.approx(0.1 * (gap**2).mean().item(), rel=1e-6)
     assert terms["ce"].requires_grad and method.added_parameters() == 0
+
+
+def test_the_example_with_a_module_trains_it(
+    monkeypatch: pytest.MonkeyPatch, configs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    DISTILLERS.names()
+    monkeypatch.setattr(DISTILLERS, "_entries", dict(DISTILLERS._entries))
+    block = re.search(r"    # pipeline/distillers/repr_mse\.py\n((?:    .*\n|\n)+)", DOCUMENT.read_text())
+    assert block is not None
+    exec(compile(re.sub(r"^    ", "", block[1], flags=re.MULTILINE), "repr_mse.py", "exec"), {"__name__": "repr_mse"})
+    (configs / "method" / "repr_mse.yaml").write_text("")
+    root = short_runs.make_data(tmp_path)
+    words = ("method=repr_mse", "teacher.model=resnet8x4", "teacher.checkpoint=none")
+    said = short_runs.finish(root, "own", capsys, *words)
+    assert "ce " in said and "pooled " in said
+    kept = torch.load(root / "own" / "checkpoints" / "last.pt", weights_only=True)["distiller"]
+    assert kept["project.weight"].shape == (256, 64)
+    refused = short_runs.refused(root, "alone", capsys, "method=repr_mse")
+    assert "teacher" in refused
 
 
 def test_what_the_document_lists_exists() -> None:

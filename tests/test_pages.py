@@ -14,6 +14,7 @@ NAMED = r"(?<![\w/.])((?:pipeline|launch|data_prep|tests|examples|setup)/[\w/.]*
 # What a reader is to write, as examples.
 IMAGINED = {
     "pipeline/distillers/logit_mse.py",
+    "pipeline/distillers/repr_mse.py",
     "pipeline/datasets/blobs.py",
     "pipeline/models/plainnet.py",
 }
