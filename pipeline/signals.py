@@ -206,7 +206,9 @@ class Listener:
         while frame is not None:
             path = Path(frame.f_code.co_filename)
             inside = path.relative_to(ROOT).parts if path.is_relative_to(ROOT) else ()
-            if inside[:1] and inside[0] in PACKAGES and path != Path(__file__):
+            # An installed package lies among others', and a checkout can hold its environment.
+            ours = len(inside) > 1 and (inside[0] in PACKAGES or "site-packages" not in path.parts)
+            if ours and path != Path(__file__):
                 return f" in {path.relative_to(ROOT)}:{frame.f_lineno} ({frame.f_code.co_name})"
             frame = frame.f_back
         return ""

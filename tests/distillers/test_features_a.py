@@ -127,7 +127,7 @@ def test_cc_of_torchdistill_is_the_norm_over_the_embeddings() -> None:
     u, v = method.embed_student(student.pooled_BD), method.embed_teacher(teacher.pooled_BD)
 
     def kernel(a: Tensor, b: Tensor) -> float:
-        p = float(a @ b)
+        p = (a @ b).item()
         return math.exp(-0.8) * (1 + 0.8 * p + 0.32 * p * p)
 
     square = sum((kernel(u[i], u[j]) - kernel(v[i], v[j])) ** 2 for i in range(5) for j in range(5))
