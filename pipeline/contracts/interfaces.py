@@ -10,27 +10,8 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
-from pipeline.contracts.batch import Batch, Draft, Mix, Stream
+from pipeline.contracts.batch import Batch, Stream
 from pipeline.utils.atomic import disk_refuses
-
-__all__ = [
-    "Batch",
-    "Distiller",
-    "Draft",
-    "FirstStage",
-    "InputError",
-    "Loader",
-    "Mix",
-    "ModelOutput",
-    "NotWritten",
-    "Setting",
-    "Shapes",
-    "Signal",
-    "Stream",
-    "TeacherSource",
-    "View",
-    "unwritten",
-]
 
 
 class InputError(Exception):

@@ -1,10 +1,9 @@
 """Captures that fail on a GPU: what runs instead, and that allocator, random numbers and streams work on."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import mini_cifar
 import pytest
 import torch
 from recorded_steps import from_the_same_state, words_for
@@ -21,19 +20,6 @@ pytestmark = pytest.mark.gpu
 
 CUDA = torch.device("cuda", 0)
 MEBIBYTE = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mini_cifar.write(tmp_path_factory.mktemp("data"), train=14)
-
-
-@pytest.fixture
-def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def recorder() -> CudaRecorder:

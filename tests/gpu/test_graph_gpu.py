@@ -1,10 +1,8 @@
 """CUDA graphs of whole steps: the plain step's bits, no host synchronisation, evaluation, pixels in one kernel."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
-import mini_cifar
 import pytest
 import torch
 from recorded_steps import Side, from_the_same_state, words_for
@@ -23,19 +21,6 @@ CAPTURED = [
     name for name in DISTILLERS.names() if DISTILLERS.get(name).capturable and not DISTILLERS.get(name).modifier
 ]
 DETERMINISTIC = ["kd", "dkd", "dist", "lskd", "simkd", "vanilla"]
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return mini_cifar.write(tmp_path_factory.mktemp("data"), train=14)
-
-
-@pytest.fixture
-def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 def cuda_recorder() -> Recorder:
