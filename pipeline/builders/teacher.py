@@ -1,7 +1,7 @@
 """From a configuration to the source of the teacher's outputs. For entry points only."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -136,27 +136,36 @@ def build_live(config: TrainConfig, ask: Ask, source: str) -> TeacherSource:
     return built
 
 
+def teacher_network(
+    config: TrainConfig, num_classes: int, image_size: int, other_sizes: Iterable[int] = ()
+) -> nn.Module:
+    """The network that teacher.* names, with its own weights. other_sizes: as in networks.make. Raises InputError."""
+    teacher = config.teacher
+    return networks.make(
+        str(teacher.model),
+        num_classes=num_classes,
+        image_size=image_size,
+        checkpoint=teacher.checkpoint,
+        dataset=config.dataset,
+        root=teacher.root,
+        part="teacher",
+        weights=teacher.weights,
+        key="teacher.weights",
+        options=teacher.args,
+        other_sizes=other_sizes,
+    )
+
+
 def _network(config: TrainConfig, ask: Ask, image_size: int) -> nn.Module:
     """The teacher's network with its own weights, in the form that the method works on, on the device.
 
     image_size: pixels that it sees.
     """
-    teacher, data = config.teacher, config.data
+    data = config.data
     own_size = teacher_preprocess(config).image_size
     with seeded(config.seed, 2):
-        network = networks.make(
-            str(teacher.model),
-            num_classes=ask.num_classes,
-            image_size=image_size,
-            checkpoint=teacher.checkpoint,
-            dataset=config.dataset,
-            root=teacher.root,
-            part="teacher",
-            weights=teacher.weights,
-            key="teacher.weights",
-            options=teacher.args,
-            other_sizes=() if own_size else {data.smallest_size} - {data.image_size},
-        )
+        others = () if own_size else {data.smallest_size} - {data.image_size}
+        network = teacher_network(config, ask.num_classes, image_size, others)
     network = _whole(config, ask, network, image_size)
     if declared_by(config, "teacher_probed"):
         with seeded(config.seed, 3), torch.no_grad():

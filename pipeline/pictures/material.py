@@ -13,6 +13,7 @@ from pipeline.builders import networks
 from pipeline.builders.method import teacher_preprocess
 from pipeline.builders.predictors import predictor_of
 from pipeline.builders.run import image_set, make_plan
+from pipeline.builders.teacher import teacher_network
 from pipeline.config import ConfigError, TrainConfig, read_yaml, validate
 from pipeline.contracts import Distiller, InputError, ModelOutput
 from pipeline.datasets import ImageSet
@@ -158,18 +159,8 @@ class Material:
         config = self._config(run)
         teacher, prepare = config.teacher, teacher_preprocess(config)
         try:
-            network = networks.make(
-                str(teacher.model),
-                num_classes=self._set(config).num_classes,
-                image_size=prepare.image_size or config.data.test_size,
-                checkpoint=teacher.checkpoint,
-                dataset=config.dataset,
-                root=teacher.root,
-                part="teacher",
-                weights=teacher.weights,
-                key="teacher.weights",
-                options=teacher.args,
-            )
+            size = prepare.image_size or config.data.test_size
+            network = teacher_network(config, self._set(config).num_classes, size)
         except InputError as error:
             raise Nothing(f"{run.folder}: its teacher cannot be used ({error})") from None
         file = networks.find(str(teacher.model), teacher.checkpoint, config.dataset, teacher.root)
