@@ -9,7 +9,7 @@ import pytest
 from slurm_daemons import Slurm, command, running, until
 from test_resume import words
 
-from launch.jobs.submission_record import read_submission
+from launch.jobs.submission_record import FILE, read_submission
 
 pytestmark = pytest.mark.slurm
 SUBMIT = Path(__file__).resolve().parents[2] / "launch" / "submit.py"
@@ -31,8 +31,10 @@ def test_a_task_of_an_array_sends_a_run(slurm: Slurm, tmp_path: Path) -> None:
     outer.write_text(f"#!/bin/sh\necho started >> {tmp_path / 'starts'}\n{inner}\n")
     sent = ["sbatch", "--parsable", "--array=4", "--mem-per-cpu=100", "-p", "low", "-o", str(log), str(outer)]
     number = command(*sent).strip()
-    until(lambda: (tmp_path / "runs/inner/job-1/submission.json").exists(), f"the submission; {log}", 120)
-    [run] = read_submission(tmp_path / "runs" / "inner" / "job-1")
+    folder = tmp_path / "runs" / "inner" / "job-1"
+    # The record is written before Slurm has given a number, and then again.
+    until(lambda: (folder / FILE).exists() and read_submission(folder)[0].job_id, f"the submission; {log}", 120)
+    [run] = read_submission(folder)
     until(lambda: run.state() not in ("pending", "running"), f"the run's end; {log}", 180)
     text = "".join(file.read_text() for file in run.log if file.exists())
     assert run.state() == "done", text + log.read_text()
