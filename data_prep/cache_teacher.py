@@ -34,15 +34,15 @@ from data_prep.cache_parts import Part, Work, packable
 from data_prep.cache_shares import settle, shares
 from pipeline.builders.cache_key import identity_of
 from pipeline.builders.method import build_distiller, declared_by, make_setting
-from pipeline.builders.run import ALIASES, NAMES, build_student, image_set, loader_maker, make_plan, split_off
+from pipeline.builders.names import config_of
+from pipeline.builders.run import build_student, image_set, loader_maker, make_plan, split_off
 from pipeline.builders.teacher import UNTRAINED, Ask, build_live
 from pipeline.builders.teacher_values import with_own_values
-from pipeline.config import TrainConfig, compose, describe
+from pipeline.config import TrainConfig, describe
 from pipeline.config.base import NEVER, PathText, Section, key
 from pipeline.contracts import Batch, InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.datasets.image_set import check_classes
-from pipeline.distillers import DISTILLERS
 from pipeline.engine.distributed import parallel
 from pipeline.engine.distributed.parallel import World
 from pipeline.engine.reporting.reporter import clock_text
@@ -90,9 +90,7 @@ def read_config(argv: list[str]) -> CacheTeacherConfig:
     """The configuration of a command line; the method is kd unless it says otherwise."""
     said = any(word.startswith(("method=", "config=")) for word in argv)
     words = argv if said else ["method=kd", *argv]
-    return compose(
-        CacheTeacherConfig, words, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    return config_of(CacheTeacherConfig, words)
 
 
 def open_source(config: TrainConfig, world: World) -> Source:

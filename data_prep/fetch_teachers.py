@@ -222,7 +222,7 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(FetchConfig, argv, aliases={}, names={})
+    config = compose(FetchConfig, argv)
     chosen = [find_release(name) for name in config.release]
     if config.url and len(chosen) > 1:
         raise InputError("url= is the mirror of one release: give one release=")

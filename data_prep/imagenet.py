@@ -124,7 +124,7 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(ImagenetConfig, argv, aliases={}, names={})
+    config = compose(ImagenetConfig, argv)
     with may_go_on(config.out):
         print(prepare(config))
 

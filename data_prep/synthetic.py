@@ -82,7 +82,7 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(SyntheticConfig, argv, aliases={}, names={})
+    config = compose(SyntheticConfig, argv)
     out = Path(config.out)
     if config.what == "set":
         print(write(out))

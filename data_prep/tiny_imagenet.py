@@ -74,7 +74,7 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(TinyConfig, argv, aliases={}, names={})
+    config = compose(TinyConfig, argv)
     with may_go_on(config.out):
         print(prepare(config))
 

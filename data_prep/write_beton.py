@@ -23,7 +23,8 @@ import torch
 from pydantic import BeforeValidator
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pipeline.builders.run import NAMES, image_set
+from pipeline.builders.names import NAMES
+from pipeline.builders.run import image_set
 from pipeline.config import DataConfig, compose, describe
 from pipeline.config.base import PathText, Section, Seed, Text, key
 from pipeline.datasets.image_set import one_class
@@ -63,7 +64,7 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(WriteBetonConfig, argv, aliases={}, names={"dataset": NAMES["dataset"]})
+    config = compose(WriteBetonConfig, argv, names={"dataset": NAMES["dataset"]})
     alone = World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
     chosen = image_set(config.dataset, config.data, config.split, alone)
     alone_in = one_class(chosen)

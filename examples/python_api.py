@@ -17,9 +17,9 @@ from pipeline import cli
 # isort: split
 import torch
 
-from pipeline.builders.run import ALIASES, NAMES, build
-from pipeline.config import TrainConfig, compose
-from pipeline.distillers import DISTILLERS
+from pipeline.builders.names import train_config
+from pipeline.builders.run import build
+from pipeline.config import TrainConfig
 from pipeline.engine.distributed import parallel
 from pipeline.engine.reporting.reporter import Reporter
 from pipeline.engine.trainer import Trainer
@@ -27,17 +27,6 @@ from pipeline.run_folder.folder import RunDir
 
 TEACHER = ("dataset=synthetic", "model=resnet14", "optim.epochs=9")
 STUDENT = ("dataset=synthetic", "teacher.model=resnet14", "model=resnet8", "method=kd", "optim.epochs=4")
-
-
-def configured(*words: str) -> TrainConfig:
-    """What `pipeline/train.py WORDS` would train. Raises ConfigError with all that is wrong."""
-    return compose(
-        TrainConfig,
-        list(words),
-        aliases=ALIASES,
-        names=NAMES,
-        arguments_of=lambda name: DISTILLERS.get(name).Config,
-    )
 
 
 def trained(config: TrainConfig, folder: Path) -> dict[str, Any]:
@@ -72,8 +61,8 @@ def by_hand(config: TrainConfig, steps: int) -> None:
 def main(argv: list[str]) -> None:
     """The command line."""
     out, words = Path(argv[0] if argv else "runs/python_api"), argv[1:]
-    teacher = trained(configured(*TEACHER, *words), out / "teacher")
-    config = configured(*STUDENT, f"teacher.checkpoint={out / 'teacher'}", *words)
+    teacher = trained(train_config([*TEACHER, *words]), out / "teacher")
+    config = train_config([*STUDENT, f"teacher.checkpoint={out / 'teacher'}", *words])
     student = trained(config, out / "student")
     print(f"teacher {teacher['top1_last']:.2f} %, distilled student {student['top1_last']:.2f} %")
     by_hand(config, steps=3)

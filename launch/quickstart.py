@@ -123,7 +123,7 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(QuickstartConfig, argv, aliases={}, names={})
+    config = compose(QuickstartConfig, argv)
     start = time.perf_counter()
     print(f"{3 * config.seeds} runs on the embedded data set; files go to {config.out}", flush=True)
     groups = run_all(config)

@@ -19,8 +19,9 @@ from launch.jobs.inherited import cleaned
 from launch.table import make_report
 from launch.tables.formats import markdown, spread_text
 from launch.tables.published import Figure, cell, pair_networks, read_published
-from launch.tables.rows import composed, recipe_words
+from launch.tables.rows import recipe_words
 from pipeline import cli
+from pipeline.builders.names import train_config
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Section, Seed, Text, key
 from pipeline.contracts import InputError
@@ -89,7 +90,7 @@ def runs_of(config: ReproduceConfig, figure: Figure, others: list[str]) -> list[
 def check(runs: list[list[str]]) -> None:
     """All runs are valid before the first begins. Raises ConfigError."""
     for words in runs:
-        composed(words)
+        train_config(words)
 
 
 def train(words: list[str]) -> None:
@@ -121,7 +122,7 @@ def help_text() -> str:
 def main(argv: list[str]) -> None:
     """The command line."""
     own, others = split_words(argv)
-    config = compose(ReproduceConfig, own, aliases={}, names={})
+    config = compose(ReproduceConfig, own)
     figure, inside = cell(read_published(), config.table, config.cell)
     runs = runs_of(config, figure, others)
     check(runs)

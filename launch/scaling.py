@@ -149,7 +149,7 @@ def table(config: PlanConfig) -> Table:
 def main(argv: list[str]) -> None:
     """The command line."""
     words, measured = with_measured(argv)
-    config = compose(PlanConfig, words, aliases={}, names={})
+    config = compose(PlanConfig, words)
     console = Console(highlight=False)
     console.width = max(console.width, 160)
     if measured:

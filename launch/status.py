@@ -46,7 +46,7 @@ def help_text() -> str:
 def main(argv: list[str]) -> None:
     """The command line."""
     is_key = [bool(re.match(r"[A-Za-z_][\w.]*=", word)) or word in ("-h", "--help", "help") for word in argv]
-    config = compose(StatusConfig, [w for w, k in zip(argv, is_key, strict=True) if k], aliases={}, names={})
+    config = compose(StatusConfig, [w for w, k in zip(argv, is_key, strict=True) if k])
     folders = [Path(word).expanduser() for word, k in zip(argv, is_key, strict=True) if not k] or [Path("runs")]
     if config.format == "json":
         print(json.dumps(as_json(collect(folders)), indent=2))

@@ -63,7 +63,7 @@ def help_text() -> str:
 def main(argv: list[str]) -> None:
     """The command line."""
     is_key = [bool(re.match(r"[A-Za-z_][\w.]*=", word)) or word in ("-h", "--help", "help") for word in argv]
-    config = compose(TableConfig, [w for w, k in zip(argv, is_key, strict=True) if k], aliases={}, names={})
+    config = compose(TableConfig, [w for w, k in zip(argv, is_key, strict=True) if k])
     folders = [Path(word).expanduser() for word, k in zip(argv, is_key, strict=True) if not k]
     if not folders:
         raise InputError("no run folder: python launch/table.py RUNS...")

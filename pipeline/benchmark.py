@@ -27,19 +27,17 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     signals.listen()
 
 from pipeline import cli
-from pipeline.builders.run import ALIASES, NAMES
 from pipeline.builders.teacher_values import with_own_values
-from pipeline.config import compose, describe
+from pipeline.config import describe
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
-from pipeline.distillers import DISTILLERS
 from pipeline.engine.distributed import parallel
 from pipeline.engine.distributed.parallel import World
 from pipeline.measure import chart, decode, loops, regression, report
 from pipeline.measure.candidates import LoaderMeasures, candidates, chosen, in_use
 from pipeline.measure.contest import BARE, RESEARCH, Contestants, is_variant
 from pipeline.measure.device import peak_flops
-from pipeline.measure.keys import BenchmarkConfig, with_defaults
+from pipeline.measure.keys import BenchmarkConfig, benchmark_config
 from pipeline.measure.limits import against_limits, copy_bandwidth, idle_share, launch_share, operation_seconds
 from pipeline.measure.material import measured_set, with_betons, with_images
 from pipeline.measure.rounds import SPEED, Measure, interleaved, summary, with_ratios
@@ -166,14 +164,7 @@ class Benchmark:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(
-        BenchmarkConfig,
-        with_defaults(argv),
-        aliases=ALIASES | {"json": "json_file"},
-        names=NAMES,
-        arguments_of=lambda name: DISTILLERS.get(name).Config,
-    )
-    config = with_own_values(config)[0]
+    config = with_own_values(benchmark_config(argv))[0]
     chosen(config.loaders)
     report.check_writable(config.json_file, "json")
     report.check_writable(config.plot, "plot")

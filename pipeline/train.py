@@ -23,10 +23,11 @@ from pipeline import cli  # before torch: see pipeline/__init__.py
 # isort: split
 import torch
 
+from pipeline.builders.names import train_config
 from pipeline.builders.networks import new_classifier
-from pipeline.builders.run import ALIASES, NAMES, build, build_sets, default_name
+from pipeline.builders.run import build, build_sets, default_name
 from pipeline.builders.teacher_values import refuse_earlier, start_lines, with_own_values
-from pipeline.config import TrainConfig, compose, describe
+from pipeline.config import TrainConfig, describe
 from pipeline.contracts import InputError
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
@@ -224,9 +225,7 @@ def write_seeds(config: TrainConfig, summaries: list[dict[str, Any]]) -> None:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(
-        TrainConfig, argv, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    config = train_config(argv)
     if config.variant == "help":
         for name, meaning in DISTILLERS.get(config.method).variants.items():
             print(f"{name}: {meaning}")

@@ -31,7 +31,7 @@ from pipeline.utils.atomic import write_atomically
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config = compose(VisualizeConfig, argv, aliases={"data.root": "root"}, names={})
+    config = compose(VisualizeConfig, argv, aliases={"data.root": "root"})
     names = _chosen(config)
     out = _checked(config, names)
     runs = read_runs(config.runs)

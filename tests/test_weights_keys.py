@@ -10,8 +10,8 @@ from cli import call
 from mini_cifar import write
 
 from pipeline import evaluate, export, train
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import TrainConfig, compose
+from pipeline.builders.names import train_config
+from pipeline.config import TrainConfig
 from pipeline.models.build import build
 from pipeline.run_folder.earlier_defaults import as_recorded
 from pipeline.run_folder.folder import RunDir
@@ -85,7 +85,7 @@ def test_refusals_name_the_key(here: Path, tmp_path: Path, capsys: Capture) -> N
 
 
 def config_of(here: Path, *more: str) -> TrainConfig:
-    return compose(TrainConfig, words(here, f"teacher.checkpoint={here}/timm.pth", *more), aliases=ALIASES, names=NAMES)
+    return train_config(words(here, f"teacher.checkpoint={here}/timm.pth", *more))
 
 
 def test_a_run_of_before_goes_on_with_what_it_had(here: Path, tmp_path: Path) -> None:

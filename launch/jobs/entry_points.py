@@ -10,13 +10,9 @@ from typing import Any
 
 def check_train(words: list[str]) -> Any:
     """The TrainConfig of `words`. Raises ConfigError with all problems."""
-    from pipeline.builders.run import ALIASES, NAMES
-    from pipeline.config import TrainConfig, compose
-    from pipeline.distillers import DISTILLERS
+    from pipeline.builders.names import train_config
 
-    return compose(
-        TrainConfig, words, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    return train_config(words)
 
 
 def check_cache(words: list[str]) -> Any:
@@ -37,18 +33,9 @@ def check_evaluate(words: list[str]) -> Any:
 
 def check_benchmark(words: list[str]) -> Any:
     """The BenchmarkConfig of `words`."""
-    from pipeline.builders.run import ALIASES, NAMES
-    from pipeline.config import compose
-    from pipeline.distillers import DISTILLERS
-    from pipeline.measure.keys import BenchmarkConfig, with_defaults
+    from pipeline.measure.keys import benchmark_config
 
-    return compose(
-        BenchmarkConfig,
-        with_defaults(words),
-        aliases=ALIASES | {"json": "json_file"},
-        names=NAMES,
-        arguments_of=lambda name: DISTILLERS.get(name).Config,
-    )
+    return benchmark_config(words)
 
 
 def train_folder(config: Any) -> Path:

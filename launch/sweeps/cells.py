@@ -8,7 +8,7 @@ from typing import Any
 
 from launch.sweeps.keys import Keys, SweepFile
 from launch.tables.published import Figure, Published, figures
-from pipeline.builders.run import NAMES
+from pipeline.builders.names import NAMES
 from pipeline.config import ConfigError, read_yaml
 from pipeline.config.layers import CONFIGS, find_pair
 from pipeline.contracts import InputError

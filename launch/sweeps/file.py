@@ -10,7 +10,7 @@ import yaml
 
 from launch.jobs.cluster import with_site
 from launch.sweeps.keys import Asked, Keys, SweepConfig, SweepFile, dotted
-from pipeline.builders.run import ALIASES
+from pipeline.builders.names import ALIASES
 from pipeline.config import ConfigError, TrainConfig, validate
 from pipeline.config.by_type import ANY, kinds_of, typed, typed_keys
 from pipeline.config.layer_folders import layer_files

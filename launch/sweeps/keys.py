@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from launch.jobs.cluster import ClusterConfig
-from pipeline.builders.run import ALIASES
+from pipeline.builders.names import ALIASES
 from pipeline.config import flatten
 from pipeline.config.base import Section, Seed, Text, key
 from pipeline.pictures.keys import Words

@@ -11,8 +11,8 @@ from launch.sweeps.keys import Keys, SweepFile
 from launch.sweeps.names import name_cells
 from launch.sweeps.runs import CHECKPOINT, Plan, Planned, needs_teacher, words_of
 from launch.sweeps.teachers import VIEW, Teachers
-from launch.tables.rows import composed
 from pipeline.builders.method import method_kinds
+from pipeline.builders.names import train_config
 from pipeline.config import ConfigError, TrainConfig
 from pipeline.contracts import InputError
 from pipeline.registry import UnknownName
@@ -55,7 +55,7 @@ def label_of(keys: Mapping[str, Any]) -> str:
 def config_of(keys: Keys) -> TrainConfig:
     """The configuration of a cell's first run, without its teacher's weights. Raises ConfigError, InputError."""
     try:
-        config = composed(words_of(keys))
+        config = train_config(words_of(keys))
     except UnknownName as error:
         raise InputError(str(error.args[0])) from None
     kinds = method_kinds(config)

@@ -8,7 +8,7 @@ from launch.sweeps.cells import Cell
 from launch.sweeps.keys import Keys, SweepFile
 from launch.sweeps.names import short
 from launch.sweeps.runs import CHECKPOINT, Planned, needs_teacher, words_of
-from launch.tables.rows import composed
+from pipeline.builders.names import train_config
 from pipeline.config import ConfigError, TrainConfig, flatten
 
 # Keys that the training of a teacher lacks, or that the sweep sets for it.
@@ -62,7 +62,7 @@ class Teachers:
             name = name.replace(network, f"{network}-{short(config.teacher.args)}")
         keys |= {"run.dir": str(self.folder), "run.name": name}
         try:
-            made = composed(words_of(keys))
+            made = train_config(words_of(keys))
         except ConfigError as error:
             raise ConfigError([f"teacher {network}: {problem}" for problem in error.problems]) from None
         return Planned(name=name, folder=self.folder / name, words=tuple(words_of(keys)), config=made, helper=True)

@@ -3,17 +3,16 @@
 import functools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launch.tables.published import Figure, Published, Source, choose, figures, find
 from launch.tables.runs import PLACES, Group, mean_std, settings_text
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import ConfigError, TrainConfig, compose, flatten, parts_of
+from pipeline.builders.names import train_config
+from pipeline.config import ConfigError, TrainConfig, flatten, parts_of
 from pipeline.contracts import InputError
-from pipeline.distillers import DISTILLERS
 from pipeline.utils.suggest import hint
 
 Spread = tuple[float, float | None]
@@ -119,18 +118,11 @@ def recipe_words(figure: Figure, student: str | None = None) -> list[str]:
     return words + [f"method_args.{key}={json.dumps(value)}" for key, value in figure.method_args.items()]
 
 
-def composed(words: Iterable[str]) -> TrainConfig:
-    """The configuration of a run of `words`. Raises ConfigError, UnknownName."""
-    return compose(
-        TrainConfig, list(words), aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
-
-
 @functools.cache
 def _keys_of(words: tuple[str, ...]) -> Mapping[str, Any] | None:
     """The numbers of a run of `words`, None where they are no valid run."""
     try:
-        return flatten(composed(words).numbers())
+        return flatten(train_config(words).numbers())
     except (ConfigError, LookupError):
         return None
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.builders import networks
+from pipeline.builders.names import ALIASES, NAMES
 from pipeline.builders.predictors import arguments_of, described_name, sight_of
-from pipeline.builders.run import ALIASES, NAMES
 from pipeline.config import EvaluateConfig, ExportConfig, compose, flatten
 from pipeline.contracts import Distiller, InputError
 from pipeline.run_folder.description import NAME, Description, Predictor

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -31,40 +30,10 @@ from pipeline.contracts import InputError, Loader, Signal, Stream
 from pipeline.datasets import DATASETS, FileSet, ImageSet
 from pipeline.datasets.image_set import check_classes
 from pipeline.datasets.replacing import ReplacingSet
-from pipeline.distillers import DISTILLERS
 from pipeline.engine.components import Parts
 from pipeline.engine.distributed.parallel import World, autocast_factory, prepare_student
-from pipeline.engine.optimizers import OPTIMIZERS
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
-from pipeline.models.blocks import BLOCKS, PLAIN
-from pipeline.models.build import LOOKED_IN, resolve
-from pipeline.registry import Registry
-from pipeline.teachers import TEACHERS
-
-ALIASES = {"model": "student.model"}
-
-
-def _registered(registry: Registry[Any]) -> Callable[[str, Mapping[str, Any]], str]:
-    return lambda name, _: registry.canonical(name)
-
-
-def _network(name: str, keys: Mapping[str, Any]) -> str:
-    networks = keys.get("networks", "cifar")
-    known = isinstance(networks, str) and networks in LOOKED_IN
-    return resolve(name, networks) if known else name  # networks= is refused for itself
-
-
-NAMES = {
-    "dataset": _registered(DATASETS),
-    "method": lambda name, _: "+".join(DISTILLERS.canonical(part) for part in name.split("+")),
-    "student.model": _network,
-    "student.block": lambda name, _: name if name == PLAIN else BLOCKS.canonical(name),
-    "teacher.model": _network,
-    "teacher.source": _registered(TEACHERS),
-    "data.loader": _registered(LOADERS),
-    "optim.name": _registered(OPTIMIZERS),
-}
 
 
 def image_set(name: str, data: DataConfig, split: str, world: World) -> ImageSet:

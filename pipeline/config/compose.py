@@ -6,6 +6,7 @@ together, before anything is built.
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -21,6 +22,7 @@ from pipeline.utils.suggest import short
 
 M = TypeVar("M", bound=BaseModel)
 Names = Mapping[str, Callable[[str, Mapping[str, Any]], str]]
+NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 def argument_problems(method: str, given: Any, arguments_of: Callable[[str], type]) -> Problems:
@@ -78,8 +80,8 @@ def compose(
     schema: type[M],
     argv: list[str],
     *,
-    aliases: Mapping[str, str],
-    names: Names,
+    aliases: Mapping[str, str] = NONE,
+    names: Names = NONE,
     arguments_of: Callable[[str], type] | None = None,
 ) -> M:
     """The configuration that `argv` asks for.

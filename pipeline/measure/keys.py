@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator
 
+from pipeline.builders.names import ALIASES, config_of
 from pipeline.config import ConfigError, RuntimeConfig, TrainConfig, layer_file
 from pipeline.config.base import NEVER, PathText, Text, key
 from pipeline.datasets import DATASETS
@@ -84,6 +85,11 @@ def with_defaults(words: list[str]) -> list[str]:
         return words
     assumed = {} if "dataset" in given else {"dataset": GENERATED, "data.batch_size": "64"}
     return [f"{name}={value}" for name, value in (assumed | _networks(given | assumed)).items()] + words
+
+
+def benchmark_config(argv: list[str]) -> BenchmarkConfig:
+    """The configuration of a command line of pipeline/benchmark.py."""
+    return config_of(BenchmarkConfig, with_defaults(argv), aliases=ALIASES | {"json": "json_file"})
 
 
 def _networks(given: Mapping[str, str]) -> dict[str, str]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import TrainConfig, compose, layers, validate, validate_arguments
+from pipeline.builders.names import NAMES, train_config
+from pipeline.config import TrainConfig, layers, validate, validate_arguments
 from pipeline.config.layers import CONFIGS, read_yaml
 from pipeline.distillers import DISTILLERS
 
@@ -27,13 +27,7 @@ def read_once(path: Path) -> dict[str, Any]:
 
 def plain_make(*words: str) -> TrainConfig:
     """The configuration of a command line."""
-    return compose(
-        TrainConfig,
-        list(words),
-        aliases=ALIASES,
-        names=NAMES,
-        arguments_of=lambda name: DISTILLERS.get(name).Config,
-    )
+    return train_config(words)
 
 
 def make(*words: str) -> TrainConfig:

@@ -5,16 +5,13 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import ConfigError, HelpRequested, TrainConfig, compose, describe
+from pipeline.builders.names import NAMES, train_config
+from pipeline.config import ConfigError, HelpRequested, TrainConfig, describe
 from pipeline.config.layers import CONFIGS, find_pair, read_yaml
-from pipeline.distillers import DISTILLERS
 
 
 def make(*words: str) -> TrainConfig:
-    return compose(
-        TrainConfig, list(words), aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    return train_config(words)
 
 
 def problems(*words: str) -> list[str]:

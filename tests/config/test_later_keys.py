@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from pipeline.builders.run import ALIASES
+from pipeline.builders.names import ALIASES
 from pipeline.config import TrainConfig, compose
 from pipeline.config.data_keys import LATER, without_later
 from pipeline.contracts import InputError

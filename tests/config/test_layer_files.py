@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from making import plain_make as make
 
-from pipeline.builders.run import NAMES
+from pipeline.builders.names import NAMES
 from pipeline.config import ConfigError, layers
 from pipeline.contracts import InputError
 from pipeline.distillers import DISTILLERS

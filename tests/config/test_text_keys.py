@@ -8,7 +8,7 @@ from making import plain_make as make
 
 from launch.sweeps.file import read_file
 from launch.sweeps.runs import words_of
-from pipeline.builders.run import ALIASES, NAMES
+from pipeline.builders.names import ALIASES, NAMES
 from pipeline.config import ConfigError, ExportConfig, TrainConfig, compose, read_yaml
 from pipeline.config.by_type import kind_at
 from pipeline.config.words import known_keys
@@ -101,7 +101,7 @@ def test_paths_of_other_entry_points_begin_at_home(monkeypatch: pytest.MonkeyPat
     from data_prep import cache_teacher, fetch_teachers, imagenet, synthetic, tiny_imagenet, write_beton
 
     monkeypatch.setenv("HOME", "/home/somebody")
-    made = compose(VisualizeConfig, ["runs=~/a,~/b", "out=~/x.html"], aliases={}, names={})
+    made = compose(VisualizeConfig, ["runs=~/a,~/b", "out=~/x.html"])
     assert (made.runs, made.out) == (("/home/somebody/a", "/home/somebody/b"), "/home/somebody/x.html")
     assert compose(ExportConfig, ["out=~/x"], aliases=ALIASES, names={}).out == "/home/somebody/x"
     bench = compose(BenchmarkConfig, [*BASE, "plot=~/x.png", "json_file=-"], aliases=ALIASES, names={})
@@ -112,9 +112,9 @@ def test_paths_of_other_entry_points_begin_at_home(monkeypatch: pytest.MonkeyPat
         imagenet.ImagenetConfig,
         fetch_teachers.FetchConfig,
     ):
-        assert compose(schema, ["out=~/x"], aliases={}, names={}).out == "/home/somebody/x"
+        assert compose(schema, ["out=~/x"]).out == "/home/somebody/x"
     words = ["dataset=cifar100", "out=~/x"]
-    assert compose(write_beton.WriteBetonConfig, words, aliases={}, names={}).out == "/home/somebody/x"
+    assert compose(write_beton.WriteBetonConfig, words).out == "/home/somebody/x"
     cache = cache_teacher.read_config(["dataset=cifar100", "cache.out=~/x"])
     assert cache.cache.out == "/home/somebody/x"
 

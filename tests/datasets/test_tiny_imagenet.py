@@ -198,7 +198,7 @@ def test_download(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_recipes() -> None:
     def keys(*words: str) -> TrainConfig:
-        return compose(TrainConfig, ["dataset=tiny_imagenet", *words], aliases={}, names={})
+        return compose(TrainConfig, ["dataset=tiny_imagenet", *words])
 
     plain, other = keys(), keys("recipe=mdistiller")
     assert (plain.data.crop, plain.data.padding, plain.data.rotation, plain.data.mean[0]) == ("pad", 8, 0.0, 0.485)

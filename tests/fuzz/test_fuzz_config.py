@@ -9,7 +9,8 @@ from fuzzing import assert_no_faults, cut, flipped, judge
 
 from data_prep.cache_teacher import CacheTeacherConfig
 from launch.sweeps.file import read_words
-from pipeline.builders.run import ALIASES, NAMES, default_name
+from pipeline.builders.names import ALIASES, NAMES, arguments_of
+from pipeline.builders.run import default_name
 from pipeline.config import (
     ConfigError,
     EvaluateConfig,
@@ -21,7 +22,6 @@ from pipeline.config import (
     validate,
 )
 from pipeline.config.words import known_keys
-from pipeline.distillers import DISTILLERS
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.utils.plain_yaml import dump
 from pipeline.weights.published import releases
@@ -54,7 +54,7 @@ releases: {a: {dataset: x}}|axes: {optim.lr: [1, 2]}|seeds: 2|include: 1|exclude
 
 def made(schema: type[Any], words: list[str]) -> Any:
     """The configuration; it can be written and read again, and has a name below run.dir."""
-    arguments = {"arguments_of": lambda name: DISTILLERS.get(name).Config} if issubclass(schema, TrainConfig) else {}
+    arguments = {"arguments_of": arguments_of} if issubclass(schema, TrainConfig) else {}
     names = {key: NAMES[key] for key in NAMES if key in set(known_keys(schema))}
     config = compose(schema, words, aliases=ALIASES, names=names, **arguments)  # type: ignore[arg-type]
     assert validate(schema, config.model_dump(mode="json")) == config

@@ -13,9 +13,8 @@ import torch
 
 from data_prep import cache_teacher
 from pipeline import benchmark
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import RuntimeConfig, compose
-from pipeline.distillers import DISTILLERS
+from pipeline.builders.names import config_of
+from pipeline.config import RuntimeConfig
 from pipeline.engine.distributed import parallel
 from pipeline.measure.counters import cuda_waits
 from pipeline.measure.device import peak_flops
@@ -57,9 +56,7 @@ def projected(row: dict[str, Any]) -> str:
 @pytest.mark.parametrize("method", ["kd", "dkd", "crd", "simkd"])
 def test_no_step_waits_for_the_device(tmp_path: Path, method: str, mode: str) -> None:
     words = [*PAIR, f"method={method}", f"runtime.compile={mode}", "run.log_every=1000", "runtime.device=cuda"]
-    config = compose(
-        BenchmarkConfig, words, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    config = config_of(BenchmarkConfig, words)
     with parallel.start(RuntimeConfig(device="cuda")) as world:
         parts = built(config, world)
         batches = full_batches(parts.train)

@@ -6,16 +6,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import TrainConfig, compose
-from pipeline.distillers import DISTILLERS
+from pipeline.builders.names import train_config
 
 
 def make_run(folder: Path, *words: str, last: float | None = None, best: float | None = None, **more: Any) -> Path:
     """`folder` with config.yaml of a run of `words`, and summary.json unless last is None. best: default last."""
-    config = compose(
-        TrainConfig, list(words), aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    config = train_config(words)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
     if last is not None:

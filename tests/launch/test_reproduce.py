@@ -8,14 +8,15 @@ import pytest
 
 from launch import reproduce
 from launch.tables.published import cell, read_published
-from launch.tables.rows import composed, recipe_words
+from launch.tables.rows import recipe_words
+from pipeline.builders.names import train_config
 
 CELL = ("table=rep_t1", "cell=kd/res56-res20")
 
 
 def runs(*argv: str) -> list[list[str]]:
     own, others = reproduce.split_words(list(argv))
-    config = reproduce.compose(reproduce.ReproduceConfig, own, aliases={}, names={})
+    config = reproduce.compose(reproduce.ReproduceConfig, own)
     figure, _ = cell(read_published(), config.table, config.cell)
     return reproduce.runs_of(config, figure, others)
 
@@ -48,14 +49,14 @@ def test_a_plain_command_is_the_cell(table: str, method: str) -> None:
     pairs = read_published().tables[table].pairs
     for pair in (pairs[1], pairs[4]):
         figure, inside = cell(read_published(), table, f"{method}/{pair}")
-        plain = composed(["dataset=cifar100", f"pair={pair}", f"method={method}"])
-        assert inside and composed(recipe_words(figure)) == plain and plain.recipe == "lskd"
+        plain = train_config(["dataset=cifar100", f"pair={pair}", f"method={method}"])
+        assert inside and train_config(recipe_words(figure)) == plain and plain.recipe == "lskd"
 
 
 def test_dkd_with_a_learned_temperature_is_the_command_of_ctkds_script() -> None:
     """scripts/run_imagenet_distill.sh: -r 1 -a 0 -b 1 --dkd_alpha 1 --dkd_beta 1."""
     figure, _ = cell(read_published(), "ctkd_imagenet", "DKD + CTKD/r34_r18")
-    config = composed(recipe_words(figure))
+    config = train_config(recipe_words(figure))
     wanted = {"ce_weight": 1, "kd_weight": 0, "dkd_alpha": 1, "dkd_beta": 1, "t_start": 1, "t_range": 20}
     assert config.method_args.items() >= wanted.items() and config.method_args["decay_loops"] == 5
     assert (config.data.batch_size, config.optim.lr, config.optim.epochs) == (256, 0.1, 120)

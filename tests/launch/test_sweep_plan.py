@@ -12,7 +12,7 @@ from launch.sweeps.file import FOLDER, checked_file, read_file, sweep_path
 from launch.sweeps.plan import make_plan
 from launch.sweeps.runs import Plan
 from launch.tables.published import read_published
-from launch.tables.rows import composed
+from pipeline.builders.names import train_config
 from pipeline.config import ConfigError
 
 TABLES = {
@@ -74,7 +74,7 @@ def test_the_words_of_a_run_give_its_configuration() -> None:
     plan = plan_of(content)
     assert len(plan.students) == 8
     for run in [*plan.teachers, plan.students[0], plan.students[-1]]:
-        assert composed(run.words) == run.config
+        assert train_config(run.words) == run.config
     assert plan.students[-1].config.seed == 5 and plan.students[0].config.log.wandb_project == "null"
     first, second = plan.teachers
     assert (first.name, second.name) == ("synthetic/teacher/resnet14/seed0", "synthetic/teacher/resnet20/seed0")
@@ -107,7 +107,7 @@ def test_a_teacher_keeps_its_own_view_where_recipes_differ() -> None:
     (teacher,), (same, other) = plan.teachers, plan.students
     assert same.config.teacher.mean is None and same.config.data.mean == teacher.config.data.mean
     assert other.config.teacher.mean == teacher.config.data.mean != other.config.data.mean
-    assert composed(other.words) == other.config
+    assert train_config(other.words) == other.config
 
 
 def names(content: dict[str, Any], **words: Any) -> list[str]:
@@ -151,7 +151,7 @@ def test_caches_stand_between_teachers_and_the_students_they_are_enough_for() ->
     by_method = {run.config.method: run for run in plan.students}
     assert by_method["at"].config.teacher.source == "live" and by_method["at"].waits == plan.teachers[0].folder
     assert by_method["rkd"].waits == by_method["dkd"].waits == shared.folder and by_method["mlkd"].waits == own.folder
-    assert composed(by_method["dkd"].words) == by_method["dkd"].config
+    assert train_config(by_method["dkd"].words) == by_method["dkd"].config
     assert by_method["dkd"].config.teacher.cache == str(shared.folder) and shared.waits == plan.teachers[0].folder
 
 

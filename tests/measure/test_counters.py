@@ -8,9 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import compose
-from pipeline.distillers import DISTILLERS
+from pipeline.builders.names import config_of
 from pipeline.engine.distributed.parallel import World
 from pipeline.measure import limits
 from pipeline.measure.counters import Watch, counted
@@ -89,9 +87,7 @@ def test_steps_read_nothing_on_the_host_between_log_lines(tmp_path: Path, method
         *("dataset=synthetic", "teacher.model=resnet8", "student.model=resnet8", "teacher.checkpoint=none"),
         *(f"method={method}", "data.batch_size=8", "run.log_every=22"),
     ]
-    config = compose(
-        BenchmarkConfig, words, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    config = config_of(BenchmarkConfig, words)
     trainer = trainer_of(config, CPU, built(config, CPU), tmp_path / "run")
     advance(trainer, 1)
     with Watch() as watch:

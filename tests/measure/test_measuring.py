@@ -12,12 +12,10 @@ import torch
 from mini_sets import colour_set
 from PIL import Image
 
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import compose
+from pipeline.builders.names import config_of
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS, FileSet
 from pipeline.deployment.inference import count_flops
-from pipeline.distillers import DISTILLERS
 from pipeline.engine.distributed.parallel import World
 from pipeline.loaders.plan import Plan
 from pipeline.measure import candidates, decode, device, loops
@@ -197,9 +195,7 @@ def test_the_yardstick_says_what_it_cannot_read(tmp_path: Path) -> None:
 def test_a_row_says_where_its_steps_run_otherwise(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pair = ["teacher.model=resnet8", "teacher.checkpoint=none", "student.model=resnet8", "method=heda"]
     words = ["dataset=synthetic", *pair, "runtime.device=cpu", "runtime.compile=graph"]
-    config = compose(
-        BenchmarkConfig, words, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    config = config_of(BenchmarkConfig, words)
     world = World(rank=0, ranks=1, device=torch.device("cpu"), side=None)
     loops.trainer_of(config, world, loops.built(config, world), tmp_path / "run")
     out, err = capsys.readouterr()

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.builders.method import build_distiller, in_form, method_kinds
+from pipeline.builders.names import train_config
 from pipeline.builders.networks import shapes_of
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import TrainConfig, compose
+from pipeline.config import TrainConfig
 from pipeline.contracts import Batch, Distiller, Mix, ModelOutput, Setting
 from pipeline.distillers import DISTILLERS
 from pipeline.engine.step import DistillationStep, Seen, StepOutput
@@ -24,12 +24,8 @@ METHODS = [name for name in DISTILLERS.names() if DISTILLERS.get(name).stands_al
 def config_of(method: str, pair: str, *words: str, dataset: str = "cifar100") -> TrainConfig:
     """The composed configuration of a run; small banks and batches."""
     small = {"crd": ["method_args.K=8"]}.get(method, [])
-    return compose(
-        TrainConfig,
-        [f"dataset={dataset}", f"pair={pair}", f"method={method}", f"data.batch_size={ROWS}", *small, *words],
-        aliases=ALIASES,
-        names=NAMES,
-        arguments_of=lambda name: DISTILLERS.get(name).Config,
+    return train_config(
+        [f"dataset={dataset}", f"pair={pair}", f"method={method}", f"data.batch_size={ROWS}", *small, *words]
     )
 
 

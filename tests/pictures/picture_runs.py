@@ -7,9 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.builders import networks
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import TrainConfig, compose
-from pipeline.distillers import DISTILLERS
+from pipeline.builders.names import train_config
 from pipeline.run_folder.folder import RunDir
 
 
@@ -17,8 +15,7 @@ def write(folder: Path, *words: str, epochs: int = 2, finished: bool = True) -> 
     """A run of the embedded data set as train.py leaves it; `words` are its keys."""
     folder.mkdir(parents=True)
     argv = ["dataset=synthetic", "optim.epochs=2", "runtime.device=cpu", *words]
-    known = {"aliases": ALIASES, "names": NAMES, "arguments_of": lambda name: DISTILLERS.get(name).Config}
-    config = compose(TrainConfig, argv, **known)  # type: ignore[arg-type]
+    config = train_config(argv)
     files = RunDir(folder)
     files.claim(config)
     for epoch in range(1, epochs + 1):

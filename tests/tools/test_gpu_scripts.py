@@ -14,10 +14,7 @@ import torch
 from PIL import Image
 
 from data_prep.cache_teacher import CacheTeacherConfig
-from launch.tables.rows import composed
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import compose
-from pipeline.distillers import DISTILLERS
+from pipeline.builders.names import config_of, train_config
 from tools.gpu import check, unpack, wheels
 from tools.gpu.probes import STAGES
 
@@ -75,12 +72,10 @@ def test_train_starts_runs_that_can_be_configured(environment: dict[str, str], t
     assert done.returncode == 0 and done.stdout.count("| ok") == 10, done.stdout + done.stderr
     words = [line.split() for line in notes(environment)]
     runs = [line[1:] for line in words if line[0] == "pipeline/train.py"]
-    assert [composed(run).run.name for run in runs] == ["teacher", "cached", "live"]
-    assert composed(runs[1]).teacher.source == "cached" and composed(runs[2]).run.limit_steps == 30_000
+    assert [train_config(run).run.name for run in runs] == ["teacher", "cached", "live"]
+    assert train_config(runs[1]).teacher.source == "cached" and train_config(runs[2]).run.limit_steps == 30_000
     (cache,) = [line[1:] for line in words if line[0] == "data_prep/cache_teacher.py"]
-    config = compose(
-        CacheTeacherConfig, cache, aliases=ALIASES, names=NAMES, arguments_of=lambda name: DISTILLERS.get(name).Config
-    )
+    config = config_of(CacheTeacherConfig, cache)
     assert config.cache.views == 24
 
 

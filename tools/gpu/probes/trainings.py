@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.builders.run import ALIASES, NAMES
-from pipeline.config import compose
-from pipeline.distillers import DISTILLERS
+from pipeline.builders.names import config_of
 from pipeline.engine.trainer import Trainer
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.measure.loops import built, trainer_of
@@ -52,9 +50,7 @@ def alone_words(bench: Bench, rows: int, *more: str) -> list[str]:
 def configured(bench: Bench, words: list[str]) -> BenchmarkConfig:
     """The configuration of a run of `words` on the bench's device."""
     own = [f"runtime.device={bench.device.type}", "log.tensorboard=false"]
-    return compose(
-        BenchmarkConfig, [*words, *own], aliases=ALIASES, names=NAMES, arguments_of=lambda n: DISTILLERS.get(n).Config
-    )
+    return config_of(BenchmarkConfig, [*words, *own])
 
 
 def folder_of(bench: Bench) -> Path:
