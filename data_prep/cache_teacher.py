@@ -56,13 +56,21 @@ WAIT = 0.2  # seconds between looks at what other writers have done
 
 
 class CacheKeys(Section):
-    out: PathText = key(..., "folder to write to")
+    out: PathText = key(..., "folder to write to", affects="place")
     views: int | None = key(
-        None, "views to store, from the first; default optim.epochs: a new one each epoch", ge=1, le=1_000_000
+        None,
+        "views to store, from the first; default optim.epochs: a new one each epoch",
+        affects="numbers",
+        ge=1,
+        le=1_000_000,
     )
-    dtype: Literal["fp32", "fp16", "int8", "topk"] = key("fp32", "of the logits; topk: the largest only (lossy)")
-    k: int = key(0, "classes that are kept (cache.dtype=topk)", ge=0, le=NEVER)
-    pooled: bool = key(False, "store the input of the teacher's classifier as well (crd, pkt, rkd, cc, srrl)")
+    dtype: Literal["fp32", "fp16", "int8", "topk"] = key(
+        "fp32", "of the logits; topk: the largest only (lossy)", affects="numbers"
+    )
+    k: int = key(0, "classes that are kept (cache.dtype=topk)", affects="numbers", ge=0, le=NEVER)
+    pooled: bool = key(
+        False, "store the input of the teacher's classifier as well (crd, pkt, rkd, cc, srrl)", affects="numbers"
+    )
 
 
 class CacheTeacherConfig(TrainConfig):

@@ -40,20 +40,22 @@ def _none(value: Any) -> Any:
 class WriteBetonConfig(Section):
     """Keys of data_prep/write_beton.py."""
 
-    dataset: Text = key(..., "data set")
-    split: Literal["train", "test"] = key("train", "part of it")
-    out: PathText = key(..., "file to write")
+    dataset: Text = key(..., "data set", affects="pixels")
+    split: Literal["train", "test"] = key("train", "part of it", affects="pixels")
+    out: PathText = key(..., "file to write", affects="place")
     max_resolution: Annotated[int | None, BeforeValidator(_none)] = key(
-        400, "pixels of the longer side, or none = as the images are", ge=1
+        400, "pixels of the longer side, or none = as the images are", affects="pixels", ge=1
     )
     quality: int | Literal["keep"] = key(
-        90, "of the JPEGs, 1 to 100; keep = the bytes of JPEGs that need not be resized, 90 for the others"
+        90,
+        "of the JPEGs, 1 to 100; keep = the bytes of JPEGs that need not be resized, 90 for the others",
+        affects="pixels",
     )
     raw_fraction: float = key(
-        0.0, "share of the images that are stored as pixels (about ten times as large)", ge=0, le=1
+        0.0, "share of the images that are stored as pixels (about ten times as large)", affects="pixels", ge=0, le=1
     )
-    seed: Seed = key(0, "draws which images these are")
-    workers: int = key(0, "threads, 0 = one per CPU", ge=0, le=1024)
+    seed: Seed = key(0, "draws which images these are", affects="pixels")
+    workers: int = key(0, "threads, 0 = one per CPU", affects="speed", ge=0, le=1024)
     data: DataConfig = DataConfig()
 
 

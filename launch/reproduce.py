@@ -35,11 +35,15 @@ CHECKPOINT = "teacher.checkpoint="
 class ReproduceConfig(Section):
     """Keys of launch/reproduce.py."""
 
-    table: Text = key(..., "table of configs/published.yaml")
-    cell: Text = key(..., "METHOD/PAIR; a method that the table lacks is taken from the first other one that has it")
+    table: Text = key(..., "table of configs/published.yaml", affects="numbers")
+    cell: Text = key(
+        ...,
+        "METHOD/PAIR; a method that the table lacks is taken from the first other one that has it",
+        affects="numbers",
+    )
     seeds: int = Field(default=3, ge=1, description="students to train")
     first_seed: Seed = Field(default=0, description="first seed")
-    out: PathText = key("runs/reproduce", "folder of the runs")
+    out: PathText = key("runs/reproduce", "folder of the runs", affects="place")
 
 
 class Failed(Exception):

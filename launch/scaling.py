@@ -30,26 +30,38 @@ MEGA, GIGA, BITS = 1e6, 1e9, 8
 class PlanConfig(Section):
     """What the model is told; defaults are those of ResNet-34 -> ResNet-18 on ImageNet, to be measured by yourself."""
 
-    nodes: int = key(16, "largest number of nodes; the table doubles up to it", ge=1, le=4096)
-    gpus_per_node: int = key(8, "GPUs of a node", ge=1)
-    parameters: float = key(11.7e6, "trainable numbers of student and method", gt=0)
-    gradient_bytes: float = key(4.0, "bytes per gradient on the network (4 = float32)", gt=0)
-    step_ms: float = key(95.0, "milliseconds of a step on one GPU, data ready (benchmark what=step)", gt=0)
-    images_per_gpu: int = key(256, "images of a step on one GPU", ge=1)
-    backward_share: float = key(0.5, "share of the step that is the student's backward pass", ge=0, le=1)
-    overlap: float = key(0.8, "share of the backward pass that the network can be busy in (DDP's buckets)", ge=0, le=1)
-    local_gbyte: float = key(200.0, "GB/s that a GPU sends to another of its node", gt=0)
-    bandwidth_gbit: float = key(100.0, "Gbit/s of a node's network", gt=0)
-    latency_us: float = key(10.0, "microseconds of one message between nodes", ge=0)
-    loader_per_node: float = key(25_000.0, "images/s that the loader of a node makes (benchmark what=loader)", gt=0)
-    image_bytes: float = key(
-        110e3, "bytes per image that the loader reads from the file system; 0 = held in memory", ge=0
+    nodes: int = key(16, "largest number of nodes; the table doubles up to it", affects="numbers", ge=1, le=4096)
+    gpus_per_node: int = key(8, "GPUs of a node", affects="numbers", ge=1)
+    parameters: float = key(11.7e6, "trainable numbers of student and method", affects="numbers", gt=0)
+    gradient_bytes: float = key(4.0, "bytes per gradient on the network (4 = float32)", affects="numbers", gt=0)
+    step_ms: float = key(
+        95.0, "milliseconds of a step on one GPU, data ready (benchmark what=step)", affects="numbers", gt=0
     )
-    cache_bytes: float = key(0.0, "bytes per image of the teacher cache (fp16, 1,000 classes: 2,000); 0 = live", ge=0)
-    storage_gbyte: float = key(10.0, "GB/s that the shared file system delivers to all nodes together", gt=0)
-    checkpoint_mb: float = key(140.0, "MB of a checkpoint (weights, optimiser, method)", ge=0)
-    write_mb: float = key(500.0, "MB/s with which one node writes it", gt=0)
-    epoch_images: int = key(1_281_167, "training images of an epoch; a checkpoint ends each", ge=1)
+    images_per_gpu: int = key(256, "images of a step on one GPU", affects="numbers", ge=1)
+    backward_share: float = key(
+        0.5, "share of the step that is the student's backward pass", affects="numbers", ge=0, le=1
+    )
+    overlap: float = key(
+        0.8, "share of the backward pass that the network can be busy in (DDP's buckets)", affects="numbers", ge=0, le=1
+    )
+    local_gbyte: float = key(200.0, "GB/s that a GPU sends to another of its node", affects="numbers", gt=0)
+    bandwidth_gbit: float = key(100.0, "Gbit/s of a node's network", affects="numbers", gt=0)
+    latency_us: float = key(10.0, "microseconds of one message between nodes", affects="numbers", ge=0)
+    loader_per_node: float = key(
+        25_000.0, "images/s that the loader of a node makes (benchmark what=loader)", affects="numbers", gt=0
+    )
+    image_bytes: float = key(
+        110e3, "bytes per image that the loader reads from the file system; 0 = held in memory", affects="numbers", ge=0
+    )
+    cache_bytes: float = key(
+        0.0, "bytes per image of the teacher cache (fp16, 1,000 classes: 2,000); 0 = live", affects="numbers", ge=0
+    )
+    storage_gbyte: float = key(
+        10.0, "GB/s that the shared file system delivers to all nodes together", affects="numbers", gt=0
+    )
+    checkpoint_mb: float = key(140.0, "MB of a checkpoint (weights, optimiser, method)", affects="numbers", ge=0)
+    write_mb: float = key(500.0, "MB/s with which one node writes it", affects="numbers", gt=0)
+    epoch_images: int = key(1_281_167, "training images of an epoch; a checkpoint ends each", affects="numbers", ge=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,9 +33,9 @@ states: waiting    submitted, not started yet
 class StatusConfig(Section):
     """Keys of launch/status.py."""
 
-    live: bool = key(True, "on a terminal: draw again every `every` seconds; false: once")
-    every: float = key(5.0, "seconds", ge=0.2, le=86400)
-    format: Literal["table", "json"] = key("table", "json: all figures, for scripts; never live")
+    live: bool = key(True, "on a terminal: draw again every `every` seconds; false: once", affects="log")
+    every: float = key(5.0, "seconds", affects="log", ge=0.2, le=86400)
+    format: Literal["table", "json"] = key("table", "json: all figures, for scripts; never live", affects="log")
 
 
 def help_text() -> str:

@@ -33,15 +33,15 @@ FAILURES: dict[type[Exception], int] = {submission.JobFailed: 1}
 
 
 class SubmitKeys(Section):
-    dry: bool = key(False, "print the sbatch script, submit nothing")
+    dry: bool = key(False, "print the sbatch script, submit nothing", affects="log")
 
 
 class SubmitConfig(Section):
     """Keys of launch/submit.py; all others are the entry point's."""
 
     cluster: ClusterConfig = ClusterConfig()
-    entry: Literal["train", "cache_teacher", "evaluate", "benchmark"] = key("train", "what to run")
-    follow: bool = key(False, "print the log until the run has ended")
+    entry: Literal["train", "cache_teacher", "evaluate", "benchmark"] = key("train", "what to run", affects="numbers")
+    follow: bool = key(False, "print the log until the run has ended", affects="log")
     submit: SubmitKeys = SubmitKeys()
 
 

@@ -33,10 +33,14 @@ MARK = (
 class TableConfig(Section):
     """Keys of launch/table.py."""
 
-    format: Literal["markdown", "latex", "csv", "html"] | None = key(None, "default that of out's suffix, or markdown")
-    out: PathText | None = key(None, "file to write; default standard output")
-    against: Text | None = key(None, "source or table of configs/published.yaml; default that of the run's recipe")
-    title: Text = key("Top-1 on the test set, per cent", "heading")
+    format: Literal["markdown", "latex", "csv", "html"] | None = key(
+        None, "default that of out's suffix, or markdown", affects="log"
+    )
+    out: PathText | None = key(None, "file to write; default standard output", affects="place")
+    against: Text | None = key(
+        None, "source or table of configs/published.yaml; default that of the run's recipe", affects="log"
+    )
+    title: Text = key("Top-1 on the test set, per cent", "heading", affects="log")
 
 
 def make_report(folders: list[Path], against: str | None = None, title: str = "Top-1") -> Report:

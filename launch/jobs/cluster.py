@@ -26,27 +26,39 @@ OWN = ("cluster=", "cluster.", "follow=", "entry=", "submit.")
 class ClusterConfig(Section):
     """Keys cluster.*. A file configs/cluster/<site>.yaml holds a site's; cluster=<site> reads it."""
 
-    name: Literal["local", "slurm", "debug"] = key("local", "where jobs run")
-    nodes: int = key(1, "machines of a run", ge=1)
-    gpus_per_node: int | None = key(None, "GPUs of each machine; default what there is (local), none asked for", ge=0)
-    tasks_per_node: int | None = key(None, "processes (ranks) on each machine; default one per GPU", ge=1)
-    cpus_per_task: int | None = key(None, "CPU cores of each process", ge=1)
-    partition: Text | None = key(None, "Slurm's partition")
-    time: int = key(1440, "minutes a job may run before it is stopped and requeued", ge=1)
-    account: Text | None = key(None, "Slurm's account")
-    qos: Text | None = key(None, "Slurm's quality of service")
-    constraint: Text | None = key(None, "features that nodes must have, such as a100|h100")
-    exclude: Text | None = key(None, "nodes not to use")
-    comment: Text | None = key(None, "Slurm's comment")
-    mem: Text | None = key(None, "memory of each machine, such as 64G")
-    setup: tuple[str, ...] = key((), "shell lines run before the job")
-    extra: dict[str, Text | bool | int | float] = key({}, "further keys of sbatch, by their long names; true: a flag")
-    signal_delay: int = key(90, "seconds between the signal that asks for a checkpoint and the end", ge=1)
-    retries: int = key(0, "starts after a failure (not after pre-emption or a time limit: those are free)", ge=0)
-    parallel: int = key(0, "runs of an array at once, 0 = all (local: one)", ge=0)
-    pack: int = key(1, "runs that share a GPU", ge=1)
-    patience: int = key(10, "minutes that a Slurm which does not answer is waited for", ge=1)
-    check_folder: bool = key(True, "refuse a run folder on a disk of this machine when Slurm has other machines")
+    name: Literal["local", "slurm", "debug"] = key("local", "where jobs run", affects="place")
+    nodes: int = key(1, "machines of a run", affects="speed", ge=1)
+    gpus_per_node: int | None = key(
+        None, "GPUs of each machine; default what there is (local), none asked for", affects="speed", ge=0
+    )
+    tasks_per_node: int | None = key(
+        None, "processes (ranks) on each machine; default one per GPU", affects="speed", ge=1
+    )
+    cpus_per_task: int | None = key(None, "CPU cores of each process", affects="speed", ge=1)
+    partition: Text | None = key(None, "Slurm's partition", affects="place")
+    time: int = key(1440, "minutes a job may run before it is stopped and requeued", affects="speed", ge=1)
+    account: Text | None = key(None, "Slurm's account", affects="place")
+    qos: Text | None = key(None, "Slurm's quality of service", affects="speed")
+    constraint: Text | None = key(None, "features that nodes must have, such as a100|h100", affects="place")
+    exclude: Text | None = key(None, "nodes not to use", affects="place")
+    comment: Text | None = key(None, "Slurm's comment", affects="log")
+    mem: Text | None = key(None, "memory of each machine, such as 64G", affects="speed")
+    setup: tuple[str, ...] = key((), "shell lines run before the job", affects="place")
+    extra: dict[str, Text | bool | int | float] = key(
+        {}, "further keys of sbatch, by their long names; true: a flag", affects="place"
+    )
+    signal_delay: int = key(
+        90, "seconds between the signal that asks for a checkpoint and the end", affects="speed", ge=1
+    )
+    retries: int = key(
+        0, "starts after a failure (not after pre-emption or a time limit: those are free)", affects="speed", ge=0
+    )
+    parallel: int = key(0, "runs of an array at once, 0 = all (local: one)", affects="speed", ge=0)
+    pack: int = key(1, "runs that share a GPU", affects="speed", ge=1)
+    patience: int = key(10, "minutes that a Slurm which does not answer is waited for", affects="speed", ge=1)
+    check_folder: bool = key(
+        True, "refuse a run folder on a disk of this machine when Slurm has other machines", affects="place"
+    )
 
     @field_validator("mem")
     @classmethod

@@ -11,12 +11,13 @@ from launch.jobs.entry_points import ENTRIES
 from launch.sweeps.keys import CacheSpec
 from launch.sweeps.runs import Plan, Planned, needs_teacher, reads_maps, words_of
 from pipeline.builders.method import declared_by, method_kinds
-from pipeline.config import ConfigError, TrainConfig
-from pipeline.config.data_keys import without_later
+from pipeline.config import ConfigError, DataConfig, TrainConfig
+from pipeline.config.affects import without_later
 from pipeline.contracts import Distiller, InputError, Signal
 from pipeline.distillers import DISTILLERS
 
-# Keys of data.* that change no record of a cache without further views.
+# Keys of data.* that change no record of a cache without further views. A list: folders of caches are named by a hash
+# of the others, and a sweep that goes on must find its own.
 FREE = {"root", "download", "workers", "eval_batch_size", "index", "eval_image_size", "eval_flip", "resize"}
 OF_BATCHES = {"batch_size", "order"}
 ENTRY = "cache_teacher"
@@ -48,7 +49,8 @@ def group_key(config: TrainConfig) -> str:
     """Equal for runs that may read one cache: the teacher, the pixels, and further views that the method asks for."""
     kinds = method_kinds(config)
     batches = any(has_views(config.method, name) for name in kinds)
-    data = without_later(config.data.model_dump(mode="json", exclude=FREE | (set() if batches else OF_BATCHES)))
+    free = FREE | (set() if batches else OF_BATCHES)
+    data = without_later(DataConfig, config.data.model_dump(mode="json", exclude=free))
     further: Any = [config.method, config.variant, config.method_args] if batches else None
     teacher = config.teacher.model_dump(mode="json", include={"model", "args", "source", "checkpoint", "prune"})
     sizes = config.teacher.model_dump(mode="json", include={"mean", "std", "image_size", "interpolation"})

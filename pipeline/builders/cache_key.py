@@ -9,14 +9,14 @@ from torch import nn
 
 from pipeline import views
 from pipeline.builders.method import declared_by, method_kinds, teacher_preprocess
-from pipeline.config import TrainConfig
+from pipeline.config import DataConfig, TrainConfig
+from pipeline.config.affects import dumped, keys_that_affect
 from pipeline.contracts import Loader, Signal, Stream
 from pipeline.datasets import ImageSet
 from pipeline.loaders.plan import STEP_KINDS
 from pipeline.teachers import TEACHERS
 
 COMPILED = "_orig_mod."  # what torch.compile puts into names
-LAW_KEYS = ("crop", "padding", "flip", "rotation", "scale", "ratio", "image_size", "resize", "on_bad")
 
 
 def weights_hash(network: nn.Module) -> str:
@@ -84,9 +84,9 @@ def identity_of(
     JSON gives them back.
     """
     data = config.data
-    keys = data.model_dump(mode="json")
-    law = {name: keys[name] for name in LAW_KEYS}
-    law["ramp"] = [data.min_image_size, *data.grow_epochs] if data.min_image_size else None
+    pixels = dumped(data, keys_that_affect(DataConfig, "pixels"))
+    first_size, grow_epochs = pixels.pop("min_image_size"), pixels.pop("grow_epochs")
+    pixels["ramp"] = [first_size, *grow_epochs] if first_size else None
     return {
         "teacher": _teacher(config, source, network),
         "dataset": {
@@ -97,7 +97,7 @@ def identity_of(
             # Positions that are held out for validation follow from these two.
             "held_out": [data.val_split, data.seed] if data.val_split else None,
         },
-        "data": law | {"seed": data.seed, "mean": list(data.mean), "std": list(data.std)},
+        "data": pixels,
         "law": {"version": views.VERSION},
         "pixels": loader.pixels,
         "precision": precision_of(config) | ({} if tf32 is None else {"tf32": tf32}),

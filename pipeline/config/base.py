@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -12,6 +12,8 @@ LONGEST = 10_000  # characters of a text
 OF_BYTES = "; divide values of 0..255 by 255"
 Rgb = tuple[float, float, float]
 NEVER = 10**9  # of counts without a limit of their own
+UNSAID = object()
+Affects = Literal["numbers", "pixels", "speed", "place", "log"]
 
 
 class Home:
@@ -90,9 +92,33 @@ def at_once(value: Any) -> Any:
 AtOnce = Annotated[int, BeforeValidator(at_once)]
 
 
-def key(default: Any, text: str, **limits: Any) -> Any:
-    """A field with its default and its help text."""
-    return Field(default, description=text, **limits)
+def key(
+    default: Any,
+    text: str,
+    *,
+    affects: Affects,
+    in_fingerprint: bool | None = None,
+    before: Any = UNSAID,
+    **limits: Any,
+) -> Any:
+    """A field with its default, its help text, its limits, and what it affects. What follows from that is asked of the
+    schema (affects.py): fingerprints, what a teacher cache is of, which runs are one cell.
+
+    affects: the first that holds. pixels: what the views of a training image show, so that a teacher cache is of them;
+    numbers: what is trained, evaluated, measured or written otherwise, beyond rounding; place: where files lie, what
+    they are called, which machine; speed: time and memory; log: what is shown and noted, and how often.
+    in_fingerprint: whether runs that differ in it are different runs; default: of numbers and pixels. False where a run
+    may go on otherwise all the same: on another machine, for longer, in smaller slices. True for one place: it has
+    stood in all hashes there are.
+    before: of a key that came later: what runs did that do not know it. Its default stays out of hashes.
+    """
+    numbers = affects in ("numbers", "pixels")
+    extra: dict[str, Any] = {
+        "affects": affects,
+        "in_fingerprint": numbers if in_fingerprint is None else in_fingerprint,
+    }
+    extra |= {} if before is UNSAID else {"before": before}
+    return Field(default, description=text, json_schema_extra=extra, **limits)
 
 
 class Section(BaseModel):

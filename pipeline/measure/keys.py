@@ -7,7 +7,8 @@ from pydantic import AfterValidator, BeforeValidator
 
 from pipeline.builders.names import ALIASES, config_of
 from pipeline.config import ConfigError, RuntimeConfig, TrainConfig, layer_file
-from pipeline.config.base import NEVER, PathText, Text, key
+from pipeline.config.affects import keys_that_affect
+from pipeline.config.base import NEVER, Affects, PathText, Text, key
 from pipeline.datasets import DATASETS
 from pipeline.registry import UnknownName
 
@@ -48,21 +49,41 @@ Modes = Annotated[tuple[Text, ...], BeforeValidator(_names), AfterValidator(_kno
 class BenchmarkConfig(TrainConfig):
     """Keys of pipeline/benchmark.py: those of pipeline/train.py and these."""
 
-    what: Literal["decode", "loader", "step", "train", "all"] = key("step", "part to measure")
-    steps: int | None = key(None, "batches a round; default as many as hold 3,840 images", ge=2, le=NEVER)
-    seconds: float = key(10.0, "a round ends after so many seconds, though not before its third batch", gt=0, le=1e6)
-    rounds: int = key(5, "rounds, in turn; their median is reported", ge=1, le=1_000_000)
-    loaders: Annotated[tuple[Text, ...], BeforeValidator(_names)] = key((), "some of them, as torch,ffcv; default all")
-    images: int = key(4000, "files of the set that loaders are measured on, evenly spread, 0 = all", ge=0, le=NEVER)
-    rows: Annotated[tuple[Text, ...], BeforeValidator(_names)] = key(
-        (), "some rows of step and train, as 'bare loop,training loop'; default all"
+    what: Literal["decode", "loader", "step", "train", "all"] = key("step", "part to measure", affects="numbers")
+    steps: int | None = key(
+        None, "batches a round; default as many as hold 3,840 images", affects="log", ge=2, le=NEVER
     )
-    variants: bool = key(True, "take the step apart: without images, teacher, loss; forward, update, meters alone")
-    compiles: Modes = key((), "the training loop under these modes of runtime.compile too, as off,default")
-    record: PathText | None = key(None, "regression file that the figures are added to, with hardware and versions")
-    compare: PathText | None = key(None, "regression file whose last record of this hardware they are compared with")
-    json_file: PathText | None = key(None, "file of all figures, - = standard output; `json=` is the same key")
-    plot: PathText | None = key(None, "bar chart of the figures: FILE.png, .svg or .pdf (extra [plot])")
+    seconds: float = key(
+        10.0, "a round ends after so many seconds, though not before its third batch", affects="log", gt=0, le=1e6
+    )
+    rounds: int = key(5, "rounds, in turn; their median is reported", affects="log", ge=1, le=1_000_000)
+    loaders: Annotated[tuple[Text, ...], BeforeValidator(_names)] = key(
+        (), "some of them, as torch,ffcv; default all", affects="numbers"
+    )
+    images: int = key(
+        4000, "files of the set that loaders are measured on, evenly spread, 0 = all", affects="log", ge=0, le=NEVER
+    )
+    rows: Annotated[tuple[Text, ...], BeforeValidator(_names)] = key(
+        (), "some rows of step and train, as 'bare loop,training loop'; default all", affects="numbers"
+    )
+    variants: bool = key(
+        True, "take the step apart: without images, teacher, loss; forward, update, meters alone", affects="numbers"
+    )
+    compiles: Modes = key(
+        (), "the training loop under these modes of runtime.compile too, as off,default", affects="numbers"
+    )
+    record: PathText | None = key(
+        None, "regression file that the figures are added to, with hardware and versions", affects="place"
+    )
+    compare: PathText | None = key(
+        None, "regression file whose last record of this hardware they are compared with", affects="place"
+    )
+    json_file: PathText | None = key(
+        None, "file of all figures, - = standard output; `json=` is the same key", affects="place"
+    )
+    plot: PathText | None = key(
+        None, "bar chart of the figures: FILE.png, .svg or .pdf (extra [plot])", affects="place"
+    )
 
     @property
     def batches(self) -> int:
@@ -73,6 +94,11 @@ class BenchmarkConfig(TrainConfig):
     def parts(self) -> set[str]:
         """Which of decode, loader, step and train are measured."""
         return PARTS[self.what]
+
+
+def own_keys(*kinds: Affects) -> set[str]:
+    """Keys of the benchmark alone, not of a training, that affect these."""
+    return {*keys_that_affect(BenchmarkConfig, *kinds)} - {*keys_that_affect(TrainConfig, *kinds)}
 
 
 def with_defaults(words: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts import InputError
+from pipeline.measure.keys import own_keys
 from pipeline.measure.rounds import SPEED
 from pipeline.run_folder.folder import environment
 from pipeline.utils.atomic import write_json
@@ -22,8 +23,8 @@ from pipeline.utils.untrusted_files import Unreadable, read_json
 
 HARDWARE = ("device", "cpu", "cores", "cpu_threads", "gpus")
 TABLES = ("loaders", "step", "variants", "train")
-OUTPUTS = {"json", "json_file", "plot", "record", "compare"}  # keys that say whereto figures go
-MANNER = OUTPUTS | {"rounds", "steps", "seconds", "images"}  # and how long is measured: not what
+OUTPUTS = {"json", *own_keys("place")}  # keys that say whereto figures go
+MANNER = OUTPUTS | {*own_keys("log")}  # and how long is measured: not what
 Record = dict[str, Any]
 
 

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ConfigError, TrainConfig, flatten, read_yaml
+from pipeline.config.affects import before
 from pipeline.run_folder.checkpoint_file import Checkpoints
 from pipeline.utils.untrusted_files import Unreadable
-from pipeline.weights import PLAIN
 
-# What a run did that does not know the key yet: a file with averaged weights beside others gave the others.
-EARLIER = {"teacher.weights": PLAIN, "student.weights": PLAIN}
+# What a run did that does not know the key yet.
+EARLIER = dict(before(TrainConfig))
 # The variants that were the defaults of methods before others became so.
 WAS_DEFAULT = {"hkd": "paper", "ofd": "eval_teacher"}
 # Variants that presets named for some pairs of networks, and that are the defaults since.

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipeline.config import TrainConfig, flatten
-from pipeline.config.data_keys import LATER
 from pipeline.run_folder.earlier_defaults import EARLIER, WAS_DEFAULT
 
 FREE = ("method_args", "teacher.args", "student.args")
@@ -18,7 +17,7 @@ def differences(there: Mapping[str, Any], here: TrainConfig) -> list[str]:
     mine, numbers = flatten(here.model_dump(mode="json")), flatten(here.numbers())
     free = {key for key in [*there, *mine] if key.startswith(tuple(f"{name}." for name in FREE))}
     keys = [key for key in dict.fromkeys((*numbers, *sorted(free))) if key not in ("pair", *FREE)]
-    before = flatten(TrainConfig(dataset=here.dataset).model_dump(mode="json")) | flatten({"data": LATER}) | EARLIER
+    before = flatten(TrainConfig(dataset=here.dataset).model_dump(mode="json")) | EARLIER
     found = []
     for key in keys:
         known = key in there or (key in free and key not in EARLIER)

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.config import ConfigError, flatten, read_yaml, spelled
+from pipeline.config import ConfigError, DataConfig, flatten, read_yaml, spelled
 from pipeline.contracts import InputError
 from pipeline.deployment.card import sha256_of
-from pipeline.run_folder.description import NAME, Description, check_classes, parse
+from pipeline.run_folder.description import NAME, Description, Sight, check_classes, parse
 from pipeline.utils.untrusted_files import Unreadable, read_object
 from pipeline.weights import RUN_FILE, read_origin
 
@@ -23,10 +23,7 @@ SIGNS = ("environment.json", "metrics.jsonl", "checkpoints")  # beside the confi
 SECTIONS = {"student": Mapping, "data": Mapping, "dataset": str, "method": str}  # of the config.yaml of a run
 STUDENT_KEYS = ("student.model", "student.block", "networks")
 OPTIONS = "student.args."
-DATA_KEYS = (
-    *("dataset", "data.mean", "data.std", "data.image_size", "data.eval_image_size"),
-    *("data.crop", "data.resize", "data.eval_flip"),
-)
+DATA_KEYS = ("dataset", *(f"data.{name}" for name in Sight.model_fields if name in DataConfig.model_fields))
 
 
 class Known(NamedTuple):

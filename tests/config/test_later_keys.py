@@ -6,8 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from pipeline.builders.names import ALIASES
-from pipeline.config import TrainConfig, compose
-from pipeline.config.data_keys import LATER, without_later
+from pipeline.config import DataConfig, TrainConfig, compose
+from pipeline.config.affects import before, without_later
 from pipeline.contracts import InputError
 from pipeline.run_folder.folder import RunDir
 
@@ -36,16 +36,17 @@ def test_fingerprints_of_then(words: tuple[str, ...]) -> None:
 
 def test_defaults_are_what_was_done_before() -> None:
     data = make("dataset=cifar100", "model=resnet8").data.model_dump(mode="json")
-    assert {name: data[name] for name in LATER} == LATER
-    assert not LATER.keys() & without_later(data).keys()
-    assert without_later(data | {"classes": "names"})["classes"] == "names"
+    later = before(DataConfig)
+    assert {name: data[name] for name in later} == later == {"classes": "wnids", "max_pixels": 89_478_485}
+    assert not later.keys() & without_later(DataConfig, data).keys()
+    assert without_later(DataConfig, data | {"classes": "names"})["classes"] == "names"
 
 
 @pytest.mark.parametrize("more", [(), ("data.on_bad=replace",)])
 def test_a_folder_of_then_goes_on(more: tuple[str, ...], tmp_path: Path) -> None:
     config = make("dataset=imagenet", "model=resnet18", *more)
     content = config.model_dump(mode="json")
-    content["data"] = {name: value for name, value in content["data"].items() if name not in LATER}
+    content["data"] = {name: value for name, value in content["data"].items() if name not in before(DataConfig)}
     run = RunDir(tmp_path)
     run.config.write_text(OmegaConf.to_yaml(OmegaConf.create(content)))
     with pytest.raises(InputError, match=r"data\.classes wnids there, numbers here"):
