@@ -1,5 +1,6 @@
 """How all entry points end: 0 done, 2 bad input, 75 or 128 + n stopped by signal n, 1 anything else."""
 
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
@@ -54,6 +55,8 @@ def _code(main: Callable[[list[str]], None], help_text: Callable[[], str], failu
     except Exception as error:
         if any(code is None and isinstance(error, kind) for kind, code in failures.items()):
             raise
+        if (listener := signals.current()) is not None and listener.bounded:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises where a worker dies: one error is enough
         end, group = ending(error, failures), peers.current()
         others = group is not None and group.first_ended() is not None
         of_group = machine.is_of_group(error) or (others and (end is None or isinstance(error, meeting.NotMet)))
@@ -68,6 +71,8 @@ def _code(main: Callable[[list[str]], None], help_text: Callable[[], str], failu
 
 def ending(error: Exception, failures: Failures) -> End | None:
     """Exit code and lines of an error that is none of ours; None for a defect."""
+    if (death := machine.worker_death(error)) is not None:
+        return End(FAILED, f"error: {death}")
     if isinstance(error, ConfigError):
         return End(USER_ERROR, "\n".join(f"error: {problem}" for problem in error.problems))
     if isinstance(error, InputError | UnknownName | Unreadable):

@@ -20,6 +20,7 @@ from pipeline.loaders.base import EpochLoader, Reads
 from pipeline.loaders.cpu_batches import HostBatches, Made, Task
 from pipeline.loaders.epoch_stream import Chain
 from pipeline.loaders.plan import Plan
+from pipeline.loaders.worker_deaths import batches_of, say_nothing_of_the_trainer
 
 LOOK_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
@@ -53,6 +54,7 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if _started_by_the_trainers_main_thread:  # the kernel means the thread that forked, not its process
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    say_nothing_of_the_trainer()
     info = get_worker_info()
     made_by = info.dataset if info is not None else None
     limit = made_by.plan.read_timeout if isinstance(made_by, HostBatches) else 0.0
@@ -74,7 +76,7 @@ class WorkerLoader(EpochLoader):
     """plan.workers processes (0 = none: work is done in the trainer) that live on between epochs.
 
     They go on into the next epoch while the trainer evaluates, writes and begins it; an epoch that is left early costs
-    the batches that were under way.
+    the batches that were under way. A worker that dies is named by torch's RuntimeError (worker_deaths.py).
     """
 
     looks_ahead = True
@@ -109,4 +111,4 @@ class WorkerLoader(EpochLoader):
         global _started_by_the_trainers_main_thread
         self._tasks.tasks = tasks
         _started_by_the_trainers_main_thread = threading.current_thread() is threading.main_thread()
-        return iter(self._loader)
+        return batches_of(self._loader)

@@ -7,8 +7,10 @@ or smaller copies (a .beton), can.
 import io
 import math
 import multiprocessing
+import queue
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,11 +20,13 @@ from PIL import Image
 from pipeline.contracts import InputError
 from pipeline.datasets.decode import JPEG_START
 from pipeline.datasets.image_set import FileSet, ImageSet
+from pipeline.loaders.worker_deaths import death_of, ended
 from pipeline.measure.rounds import SPEED, Measure, Round
 
 SAMPLE = 256  # files
 SAMPLE_BYTES = 1 << 26
 SECONDS = 1.5  # of one measurement
+LOOK = 0.5
 PATIENCE = 120  # seconds in which all processes must have started
 
 Decoder = Callable[[bytes], Any]
@@ -100,6 +104,25 @@ def _work(files: Sequence[bytes], mode: str, seconds: float, number: int, barrie
     answers.put(decode_for(files, DECODERS[mode], seconds, 37 * number))
 
 
+def _shares(workers: Sequence[BaseProcess], answers: Any, patience: float) -> list[Share]:
+    """What all of them answer. Raises RuntimeError that names one that died, after ending the others."""
+    shares: list[Share] = []
+    until = time.monotonic() + patience
+    while len(shares) < len(workers):
+        try:
+            shares.append(answers.get(timeout=LOOK))
+        except queue.Empty:
+            dead = [one for one in ended(workers) if one.exitcode]
+            if not dead and time.monotonic() < until:
+                continue
+            for one in workers:
+                one.kill()
+            if dead:
+                raise RuntimeError(death_of(dead[0])) from None
+            raise
+    return shares
+
+
 def decode_in(files: Sequence[bytes], mode: str, processes: int, seconds: float) -> Round:
     """images/s, megabytes/s and images per second of processor time, of `processes` that begin at the same moment."""
     # Forked, as DataLoader's workers are: the files are shared, and nothing is imported again.
@@ -111,7 +134,7 @@ def decode_in(files: Sequence[bytes], mode: str, processes: int, seconds: float)
     ]
     for worker in workers:
         worker.start()
-    shares: list[Share] = [answers.get(timeout=PATIENCE + seconds) for _ in workers]
+    shares = _shares(workers, answers, PATIENCE + seconds)
     for worker in workers:
         worker.join()
     return {

@@ -15,6 +15,7 @@ from pipeline.builders.run import build
 from pipeline.contracts import Batch
 from pipeline.datasets.image_set import ImageSet
 from pipeline.engine.distributed.parallel import World
+from pipeline.loaders.worker_deaths import batches_of
 from pipeline.measure.bare import plain_loss
 from pipeline.measure.device import wait_for
 from pipeline.measure.keys import BenchmarkConfig
@@ -68,7 +69,7 @@ def research_loop(config: BenchmarkConfig, world: World, images: ImageSet) -> Me
 def endless(loader: DataLoader[Any]) -> Batches:
     """Epoch after epoch; closed, it ends the workers."""
     while True:
-        yield from loader
+        yield from batches_of(loader)
 
 
 def research_step(config: BenchmarkConfig, world: World) -> Callable[[Tensor, Tensor], float]:

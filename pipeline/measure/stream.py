@@ -22,10 +22,10 @@ def of_loader(loader: Loader, first_step: int = 0) -> Stream:
             yield len(batch.label_B), step == 0
 
 
-def of_batches(batches: Iterable[Any], rows_of: Callable[[Any], int]) -> Stream:
-    """Epoch after epoch of anything that can be iterated again."""
+def of_batches(epoch: Callable[[], Iterable[Any]], rows_of: Callable[[Any], int]) -> Stream:
+    """Epoch after epoch: the batches of each are what `epoch` gives."""
     while True:
-        for step, batch in enumerate(batches):
+        for step, batch in enumerate(epoch()):
             yield rows_of(batch), step == 0
 
 

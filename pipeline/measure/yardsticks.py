@@ -11,11 +11,13 @@ from pipeline.config import DataConfig
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import FileSet, ImageSet
 from pipeline.engine.distributed.parallel import World
+from pipeline.loaders.worker_deaths import batches_of
 from pipeline.measure.candidates import batches_ahead
 from pipeline.measure.device import wait_for
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.measure.rounds import Measure, Round
 from pipeline.measure.stream import of_batches, stretch
+from pipeline.process.machine_errors import worker_death
 from pipeline.utils.torchvision_compat import torchvision
 
 T = TypeVar("T")
@@ -90,10 +92,12 @@ def samples_of(images: ImageSet, data: DataConfig) -> tuple[str, Any]:
 
 
 def guarded(name: str, act: Callable[[], T]) -> T:
-    """What `act` gives. Raises InputError for a set that torchvision cannot read."""
+    """What `act` gives. Raises InputError for a set that torchvision cannot read; a dead worker is not its fault."""
     try:
         return act()
     except (OSError, ValueError, RuntimeError) as error:  # it has no policy for images that cannot be read
+        if worker_death(error) is not None:
+            raise
         reason = str(error).strip().splitlines()[-1]
         raise InputError(f"torchvision's {name} cannot read the set: {reason}") from None
 
@@ -115,7 +119,7 @@ def yardstick(config: BenchmarkConfig, images: ImageSet, world: World) -> tuple[
         image_BCHW, label_B = (part.to(device, non_blocking=True) for part in batch)
         return min(len(image_BCHW), len(label_B))
 
-    stream, ahead = of_batches(loader, rows), batches_ahead(data.workers)
+    stream, ahead = of_batches(lambda: batches_of(loader), rows), batches_ahead(data.workers)
     steps, seconds, wait = config.batches, config.seconds, wait_for(device)
 
     def measure() -> Round:

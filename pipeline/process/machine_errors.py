@@ -5,6 +5,7 @@ Errors of torch are known by their names and texts.
 
 import errno
 import re
+from collections.abc import Iterable
 
 from pipeline.utils.atomic import disk_refuses, refusal
 
@@ -22,10 +23,13 @@ HINTS = {
 }
 SHM = "no room in shared memory (/dev/shm) for what data workers hand over: enlarge it, or data.workers=0"
 WORKER = r"DataLoader worker \(pid\(?s?\)? ?([\d, ]+)\) "
-TEXTS = (
+DEATHS = (
     (WORKER + "is killed by signal: Bus error", f"data worker \\1 was killed: {SHM}"),
     (WORKER + r"is killed by signal: ([\w ]+)", "data worker \\1 was killed: \\2 (out of memory?)"),
     (WORKER + "exited unexpectedly", "data worker \\1 ended unexpectedly"),
+)
+TEXTS = (
+    *DEATHS,
     (r"unable to (?:allocate|mmap|resize|open|write).{0,40}shared memory|unable to \w+ .*torch_", SHM),
     (r"received 0 items of ancdata|Too many open files", "too many open files (raise the limit: ulimit -n)"),
     (r"can't start new thread", "no further thread can be started (ulimit -u, memory)"),
@@ -59,6 +63,23 @@ def of_group_text(error: BaseException) -> str:
     return re.sub(r"^\[[^\]]*\] ", "", _own_line(error)).partition(". This is typically")[0]
 
 
+def worker_death(error: BaseException | None) -> str | None:
+    """One line for an error that comes of a data worker's death; None for others.
+
+    torch raises it in whatever the trainer does as the worker dies, and others hand it on as an error of their own.
+    """
+    while error is not None:
+        if type(error) is RuntimeError and (said := _first(DEATHS, error)):
+            return said
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _first(texts: Iterable[tuple[str, str]], error: BaseException) -> str | None:
+    found = ((re.search(pattern, str(error)), text) for pattern, text in texts)
+    return next((match.expand(text) for match, text in found if match), None)
+
+
 def known(error: BaseException) -> str | None:
     """One line for what the machine did; None for what may be a defect of ours."""
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -68,9 +89,7 @@ def known(error: BaseException) -> str | None:
     if isinstance(error, OSError):
         return _of_system(error)
     if isinstance(error, RuntimeError):
-        for pattern, text in TEXTS:
-            if found := re.search(pattern, str(error)):
-                return found.expand(text)
+        return _first(TEXTS, error)
     return None
 
 

@@ -99,7 +99,7 @@ def test_streams_go_over_the_borders_of_epochs() -> None:
     plan = Plan(batch_size=3, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)  # type: ignore[arg-type]
     loader = candidates.LOADERS.get("torch")(colour_set(7), plan)
     assert list(itertools.islice(of_loader(loader, 2), 5)) == [(1, True), (3, True), (3, False), (1, False), (3, True)]
-    assert list(itertools.islice(of_batches([1, 2], int), 5)) == [
+    assert list(itertools.islice(of_batches(lambda: [1, 2], int), 5)) == [
         (1, True),
         (2, False),
         (1, True),
