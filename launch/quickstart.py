@@ -6,10 +6,10 @@ Three seeds of each by default, then a table. Nothing is downloaded.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from launch.jobs.inherited import cleaned
 from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Text
-from pipeline.run_folder.summary import spread
-from pipeline.utils.untrusted_files import read_object
+from pipeline.run_folder.record import RunRecord
+from pipeline.run_folder.spread import mean_std, spread_text
 
 TRAIN = Path(__file__).resolve().parents[1] / "pipeline" / "train.py"
 Summary = dict[str, Any]
@@ -69,7 +69,9 @@ def train(config: QuickstartConfig, kind: str, seed: int, *words: str) -> Summar
     if done.returncode != 0:
         tail = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
         raise Failed(f"{name} ended with exit code {done.returncode}:\n{tail}")
-    summary: Summary = read_object(Path(config.out) / name / "summary.json", finite=False)
+    summary: Summary | None = RunRecord(Path(config.out) / name).summary
+    if summary is None:
+        raise Failed(f"{name} has no summary.json")
     print(f"  {name:28} top1 {summary['top1_last']:.2f}   {summary['wall_seconds']:.0f} s", flush=True)
     return summary
 
@@ -110,10 +112,14 @@ def table(config: QuickstartConfig, groups: dict[str, list[Summary]]) -> Table:
     for column in ("run", "last epoch", "best epoch", "parameters", "images/s"):
         made.add_column(column, justify="left" if column == "run" else "right", no_wrap=True)
     for kind, summaries in groups.items():
-        speed = statistics.mean(s["images_per_second"] for s in summaries)
-        last, best = ([s[key] for s in summaries] for key in ("top1_last", "top1_best"))
-        made.add_row(titles[kind], spread(last), spread(best), f"{summaries[0]['parameters']:,}", f"{speed:.0f}")
+        speed, _ = mean_std(s["images_per_second"] for s in summaries) or (0.0, None)
+        last, best = (_spread(s[key] for s in summaries) for key in ("top1_last", "top1_best"))
+        made.add_row(titles[kind], last, best, f"{summaries[0]['parameters']:,}", f"{speed:.0f}")
     return made
+
+
+def _spread(values: Iterable[float]) -> str:
+    return spread_text(mean_std(values), sign="+-")
 
 
 def help_text() -> str:
@@ -130,7 +136,7 @@ def main(argv: list[str]) -> None:
     Console(width=110).print(table(config, groups))
     gain = [d["top1_last"] - a["top1_last"] for d, a in zip(groups["distilled"], groups["alone"], strict=True)]
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
-    print(f"distillation gains {spread(gain)} points (last epoch, seed by seed); {minutes} min {seconds} s")
+    print(f"distillation gains {_spread(gain)} points (last epoch, seed by seed); {minutes} min {seconds} s")
     print(f"each run's folder: {config.out}/<teacher|alone|distilled>/seed<k>")
 
 

@@ -17,14 +17,16 @@ from pydantic import Field
 
 from launch.jobs.inherited import cleaned
 from launch.table import make_report
-from launch.tables.formats import markdown, spread_text
-from launch.tables.published import Figure, cell, pair_networks, read_published
+from launch.tables.formats import markdown
+from launch.tables.published import Figure, cell, read_published
 from launch.tables.rows import recipe_words
 from pipeline import cli
 from pipeline.builders.names import train_config
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Section, Seed, Text, key
+from pipeline.config.pairs import pair_networks
 from pipeline.contracts import InputError
+from pipeline.run_folder.spread import spread_text
 
 TRAIN = Path(__file__).resolve().parents[1] / "pipeline" / "train.py"
 FIXED = ("pair", "method", "recipe", "seed", "model", "student.model", "teacher.model", "run.dir", "run.name", "config")

@@ -7,22 +7,19 @@ import fcntl
 import functools
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from pipeline.engine.first_stage import FOLDER as FIRST_STAGE
-from pipeline.run_folder.folder import RunDir
+from pipeline.run_folder.metrics_file import Record
+from pipeline.run_folder.record import RunRecord, is_end
 from pipeline.run_folder.summary import best_record
-from pipeline.utils.untrusted_files import json_lines, read_object, read_text
 
-# libyaml is ten times as fast as the parser in Python, and a configuration takes most of the reading.
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LOCKS = Path("/proc/locks")
-MOST = 4 << 20  # bytes of a configuration
 LARGEST = 10**12  # epochs or steps
 RECENT = 5  # epochs, at least, that the time of one is taken from
 Signature = tuple[tuple[int, int] | None, ...]
@@ -53,7 +50,7 @@ class Progress:
 
 def read_progress(folder: Path) -> Progress:
     """The state of a run folder; one that cannot be read is a Progress with a problem, so that others still show."""
-    run, first = RunDir(folder), RunDir(folder / FIRST_STAGE)
+    run, first = RunRecord(folder).files, RunRecord(folder / FIRST_STAGE).files
     files = (run.config, run.metrics, run.summary, run.checkpoints.last, first.metrics)
     try:
         return _read(folder, tuple(map(_signature, files)))
@@ -75,34 +72,20 @@ def _signature(file: Path) -> tuple[int, int] | None:
 
 @functools.lru_cache(maxsize=4096)
 def _read(folder: Path, signature: Signature) -> Progress:
-    run = RunDir(folder)
-    config = read_config(run.config)
+    run = RunRecord(folder)
+    config = run.sections
     limit, epochs = _count(config["run"].get("limit_steps")), _count(config["optim"]["epochs"]) or 0
-    records = read_records(run.metrics)
-    known: dict[str, Any] = _figures(records, config) | {"changed": signature[1][0] / 1e9 if signature[1] else 0.0}
-    summary = read_object(run.summary, finite=False) if os.path.lexists(run.summary) else None
-    end = {} if summary is None else _end(summary)
-    if end and (end["epochs"] >= epochs or (limit and (end["step"] or 0) >= limit)):
+    known: dict[str, Any] = _figures(run.epochs, config) | {"changed": signature[1][0] / 1e9 if signature[1] else 0.0}
+    end = {} if run.summary is None else _end(run.summary)
+    if end and is_end(end["epochs"], end["step"], epochs, limit):
         return Progress(**known | end, finished=True)
-    head = checkpoint_head(run.checkpoints.last)
+    head = checkpoint_head(run.files.checkpoints.last)
     if head is None:
         return Progress(**known, epochs=epochs, note=_first_stage(folder))
     position = {name: _count(head["position"][name]) or 0 for name in ("done", "steps_per_epoch")}
     if limit is not None:
         epochs = min(epochs, -(-limit // max(1, position["steps_per_epoch"])))
     return Progress(**known, epochs=epochs, step=position["done"], resumed=head["resumed"], checkpoint=True)
-
-
-def read_config(file: Path) -> dict[str, Any]:
-    """The mapping in config.yaml with its sections `run` and `optim`. Raises ValueError."""
-    try:
-        found = yaml.load(read_text(file, MOST), Loader=LOADER)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-    for section in ("run", "optim"):
-        if not isinstance(found, dict) or not isinstance(found.get(section), dict):
-            raise ValueError(f"{file} is not the configuration of a run: there is no {section}")
-    return found
 
 
 def _count(value: Any) -> int | None:
@@ -135,16 +118,11 @@ def _end(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _first_stage(folder: Path) -> str:
     """How far the stage before the training proper is."""
-    records = read_records(RunDir(folder / FIRST_STAGE).metrics)
+    records = RunRecord(folder / FIRST_STAGE).epochs
     return f"first stage, {_count(records[-1]['epoch'])} epochs done" if records else ""
 
 
-def read_records(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl; [] where there is none."""
-    return [record for record in json_lines(file) if "epoch" in record]  # a writer may be inside the last line
-
-
-def _figures(records: list[dict[str, Any]], config: dict[str, Any]) -> dict[str, Any]:
+def _figures(records: Sequence[Record], config: dict[str, Any]) -> dict[str, Any]:
     """What the records say: of the last epoch, the last and the best evaluation, and how long an epoch takes."""
     if not records:
         return {}

@@ -14,8 +14,8 @@ from launch.jobs import slurm_state, submission_record
 from launch.jobs.attempts import read_starts
 from launch.jobs.submission_record import Recorded
 from launch.monitor.progress import Progress, is_held, locked_inodes, read_progress
-from launch.tables.runs import SET_ASIDE
 from pipeline.contracts import InputError
+from pipeline.run_folder.record import CONFIG, entered
 
 # In the order of the total, and of what a screen too small for all shows first.
 STATES = ("done", "running", "requeued", "waiting", "stopped", "failed", "unknown")
@@ -85,11 +85,11 @@ def find(top: Path) -> tuple[list[Path], list[Path]]:
         if submission_record.FILE in files:
             jobs.append(Path(place))
             folders.clear()  # logs and a copy of the code
-        elif "config.yaml" in files:
+        elif CONFIG in files:
             runs.append(Path(place))
             folders[:] = [f for f in folders if submission_record.FOLDER.fullmatch(f)]
         else:
-            folders[:] = [f for f in folders if not SET_ASIDE.search(f) and not f.startswith(".")]
+            folders[:] = entered(folders)
     return sorted(runs), sorted(jobs)
 
 
@@ -158,7 +158,7 @@ def _rows(places: Mapping[Path, Path], asked: Mapping[Path, Asked], *, many: boo
     begun: set[Recorded] = set()  # seeds=N trains one after the other: after the first unfinished one, all wait
     rows = []
     for folder, top in sorted(places.items(), key=_order):
-        progress = read_progress(folder) if (folder / "config.yaml").exists() else None
+        progress = read_progress(folder) if (folder / CONFIG).exists() else None
         ask = asked.get(folder)
         state, reason = judge(progress, ask, held=progress is not None and is_held(folder, inodes))
         if ask is not None and state == "running" and progress is None and ask.job in begun:

@@ -8,9 +8,9 @@ import yaml
 
 from launch.jobs.submission_record import Recorded, find_submissions, states
 from launch.sweeps.runs import Planned
-from launch.tables.runs import Run, read_run
+from launch.tables.runs import read_run
 from pipeline.config import ConfigError, TrainConfig, flatten
-from pipeline.run_folder.folder import RunDir
+from pipeline.run_folder.record import CONFIG, RunRecord
 
 MANIFEST = "manifest.json"  # what a cache gets last
 IN_WORK = ("pending", "running", "unknown")
@@ -64,9 +64,9 @@ def needed(standing: Standing) -> Standing:
     return Standing(standing.done, standing.in_work, kept[::-1], spared)
 
 
-def training(run: Planned) -> Run | None:
+def training(run: Planned) -> RunRecord | None:
     """What lies in the folder of a training; None for a folder without a run, and for caches."""
-    return read_run(run.folder) if run.entry == TRAIN and RunDir(run.folder).config.is_file() else None
+    return read_run(run.folder) if run.entry == TRAIN and (run.folder / CONFIG).is_file() else None
 
 
 def key_of(sent: Recorded) -> tuple[str, str]:
@@ -75,11 +75,11 @@ def key_of(sent: Recorded) -> tuple[str, str]:
     return sent.entry, str(sent.run_folder if out is None else Path(str(out)).absolute())
 
 
-def is_done(run: Planned, there: Run | None) -> bool:
+def is_done(run: Planned, there: RunRecord | None) -> bool:
     """Whether it needs no start: a cache with its manifest, a training of this length with its summary."""
     if run.entry != TRAIN:
         return (run.folder / MANIFEST).is_file()
-    return there is not None and there.summary is not None and _covers(there.config, run.config)
+    return there is not None and there.finished and _covers(there.config, run.config)
 
 
 def _covers(there: TrainConfig, here: TrainConfig) -> bool:
@@ -88,7 +88,7 @@ def _covers(there: TrainConfig, here: TrainConfig) -> bool:
     return had is None or (wanted is not None and wanted <= had)
 
 
-def other_run(run: Planned, there: Run | None) -> str:
+def other_run(run: Planned, there: RunRecord | None) -> str:
     """What is wrong where its folder holds a run of other numbers, which the run would refuse to go on with; ''."""
     if there is None:
         return ""

@@ -72,7 +72,7 @@ def result(run: Planned, state: str) -> str:
     if state != "done" or run.entry != TRAIN:
         return ""
     try:
-        summary = read_run(run.folder).summary
+        found = read_run(run.folder).result
     except InputError:
         return ""
-    return "" if summary is None else f"  top-1 {summary.top1_last:.2f}"
+    return "" if found is None else f"  top-1 {found.top1_last:.2f}"

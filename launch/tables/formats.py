@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from launch.tables.rows import Row, Spread
+from launch.tables.rows import Row
+from pipeline.run_folder.spread import spread_text
 from pipeline.utils.pages import render
 
 LATEX = {
@@ -58,14 +59,6 @@ class Report:
 
 def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def spread_text(spread: Spread | None) -> str:
-    """'75.12 ± 0.20', the mean alone where there is no deviation, a dash for nothing."""
-    if spread is None:
-        return "–"
-    mean, std = spread
-    return f"{mean:.2f}" if std is None else f"{mean:.2f} ± {std:.2f}"
 
 
 def _part(name: str, rows: list[Row]) -> Part:

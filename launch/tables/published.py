@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from pipeline.config import ConfigError, parts_of, read_yaml, validate
 from pipeline.config.base import Section
 from pipeline.config.layers import CONFIGS, find_pair
+from pipeline.config.pairs import pair_networks, same_network
 from pipeline.contracts import InputError
 from pipeline.utils.suggest import hint
 
@@ -158,21 +159,10 @@ def _figures_of(name: str, table: Table, source: Source) -> Iterator[Figure]:
                 )  # fmt: skip
 
 
-@functools.cache
-def pair_networks() -> dict[str, dict[str, str]]:
-    """{pair: {"teacher": network, "student": network}} of configs/pairs.yaml."""
-    pairs = read_yaml(CONFIGS / "pairs.yaml")["pairs"]
-    return {name: {part: row[part]["model"] for part in ("teacher", "student")} for name, row in pairs.items()}
-
-
 def figures(published: Published) -> list[Figure]:
     """All cells that a run here can be compared with, in the file's order."""
     tables = published.tables.items()
     return [f for name, table in tables for f in _figures_of(name, table, published.sources[table.source])]
-
-
-def _same_network(own: str, other: str | None) -> bool:
-    return other is not None and own.rpartition("/")[2].lower() == other.rpartition("/")[2].lower()
 
 
 def find(
@@ -194,7 +184,7 @@ def find(
     for figure in among:
         if figure.dataset != dataset or sorted(parts_of(figure.method)) != parts:
             continue
-        where = figure.pair == pair if figure.network is None else _same_network(str(student), figure.network)
+        where = figure.pair == pair if figure.network is None else same_network(str(student), figure.network)
         if where and all(given.get(k) == v for k, v in figure.method_args.items()):
             found.append(figure)
     most = {f.table: max(len(other.method_args) for other in found if other.table == f.table) for f in found}

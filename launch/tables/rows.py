@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from launch.tables.published import Figure, Published, Source, choose, figures, find
-from launch.tables.runs import PLACES, Group, mean_std, settings_text
+from launch.tables.runs import how_far, settings_text
 from pipeline.builders.names import train_config
 from pipeline.config import ConfigError, TrainConfig, flatten, parts_of
 from pipeline.contracts import InputError
+from pipeline.run_folder.groups import RunGroup
+from pipeline.run_folder.record import PLACES
+from pipeline.run_folder.spread import Spread, mean_std
 from pipeline.utils.suggest import hint
 
-Spread = tuple[float, float | None]
 # Besides PLACES: where the teacher's outputs come from, and the words that chose the keys.
 NOT_RECIPE = {*PLACES, "recipe", "teacher.checkpoint", "teacher.source", "teacher.cached_from", "data.on_bad"}
 MOST_KEYS = 6  # of a note; a run of another recipe differs in many
@@ -40,7 +42,7 @@ class Row:
     notes: list[str] = field(default_factory=list)
 
 
-def make_rows(groups: list[Group], published: Published, against: str | None) -> list[Row]:
+def make_rows(groups: list[RunGroup], published: Published, against: str | None) -> list[Row]:
     """A row for each group. against: a source or a table, None = that of the run's recipe, else the first. Raises
     InputError for an unknown one."""
     known = [*published.sources, *published.tables]
@@ -50,7 +52,7 @@ def make_rows(groups: list[Group], published: Published, against: str | None) ->
     return [_row(one, published, among, against) for one in groups]
 
 
-def _row(one: Group, published: Published, among: list[Figure], against: str | None) -> Row:
+def _row(one: RunGroup, published: Published, among: list[Figure], against: str | None) -> Row:
     config = one.any_run.config
     row = Row(
         dataset=config.dataset,
@@ -70,8 +72,9 @@ def _row(one: Group, published: Published, among: list[Figure], against: str | N
         method_args=config.method_args,
     )
     row.figure = choose(found, config.recipe, against)
-    if one.runs:
-        row.last, row.best = (mean_std(one.top1(epoch)) for epoch in ("last", "best"))
+    results = [run.result for run in one.done if run.result is not None]
+    if results:
+        row.last, row.best = mean_std(r.top1_last for r in results), mean_std(r.top1_best for r in results)
         _compare(row)
     row.notes = _notes(row, config, published)
     return row
@@ -141,9 +144,9 @@ def _value(value: Any) -> str:
     return settings_text({"": value})[1:]
 
 
-def gaps(groups: list[Group]) -> list[str]:
+def gaps(groups: list[RunGroup]) -> list[str]:
     """A line for each cell that lacks seeds which other cells of its data set have, and for each unfinished run."""
-    given = {r.config.teacher.checkpoint for one in groups for r in (*one.runs, *one.unfinished)}
+    given = {r.config.teacher.checkpoint for one in groups for r in one.runs}
     teachers = {Path(checkpoint).resolve() for checkpoint in given if checkpoint}  # one seed teaches all students
     seeds: dict[str, set[int]] = {}
     for one in groups:
@@ -157,11 +160,11 @@ def gaps(groups: list[Group]) -> list[str]:
             lines.append(f"{name}: no run of seed {', '.join(map(str, missing))}")
         done = set(one.seeds)
         unfinished = [r for r in one.unfinished if r.config.seed not in done]
-        lines += [f"{name}: seed {r.config.seed} is not finished ({r.state}; {r.folder})" for r in unfinished]
+        lines += [f"{name}: seed {r.config.seed} is not finished ({how_far(r)}; {r.folder})" for r in unfinished]
     return lines
 
 
-def _seeds(one: Group, teachers: set[Path]) -> set[int]:
+def _seeds(one: RunGroup, teachers: set[Path]) -> set[int]:
     """Those of its runs, unless other runs here learn from them."""
     return {r.config.seed for r in (*one.runs, *one.unfinished) if r.folder.resolve() not in teachers}
 

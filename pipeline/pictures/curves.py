@@ -46,7 +46,7 @@ def _lines(axis: Any, runs: Any, index: int, value_of: Callable[[dict[str, Any]]
         thin = 1.6 if len(runs) == 1 else 1.0
         look = {"color": colour(index), "linestyle": dash(index), "linewidth": thin, "alpha": 0.9}
         (line,) = axis.plot(*zip(*points, strict=True) if points else ((), ()), marker=mark, markersize=3.5, **look)
-        if run.unfinished and points:
+        if not run.finished and points:
             axis.plot(*points[-1], marker="o", markersize=7, markerfacecolor="white", color=colour(index), zorder=3)
     return line
 

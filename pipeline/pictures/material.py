@@ -14,7 +14,7 @@ from pipeline.builders.method import teacher_preprocess
 from pipeline.builders.predictors import predictor_of
 from pipeline.builders.run import image_set, make_plan
 from pipeline.builders.teacher import teacher_network
-from pipeline.config import ConfigError, TrainConfig, read_yaml, validate
+from pipeline.config import TrainConfig
 from pipeline.contracts import Distiller, InputError, ModelOutput
 from pipeline.datasets import ImageSet
 from pipeline.datasets.image_set import check_classes
@@ -24,7 +24,8 @@ from pipeline.loaders.torch_workers import WorkerLoader
 from pipeline.models.predicting import PredictingNetwork
 from pipeline.pictures import Nothing
 from pipeline.run_folder.earlier_defaults import as_recorded
-from pipeline.run_folder.groups import Group, RunRecord, grouped
+from pipeline.run_folder.groups import RunGroup, labelled
+from pipeline.run_folder.record import RunRecord
 from pipeline.teachers.preprocess import Preprocess
 
 Array = NDArray[Any]
@@ -63,7 +64,7 @@ class Material:
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.runs = list(runs)
-        self.groups: list[Group] = grouped(runs)
+        self.groups: list[RunGroup] = labelled(runs)
         self.world, self.images, self.points = world, images, points
         self._root, self._workers, self._note = root, workers, note
         self._sets: dict[str, ImageSet] = {}
@@ -82,7 +83,7 @@ class Material:
         told = sorted((k, str(v)) for k, v in run.keys.items() if k.startswith(("teacher.", "data.", "dataset")))
         return self._cached(run, "teacher", told, lambda: self._of_teacher(run))
 
-    def taught(self) -> list[tuple[Group, RunRecord]]:
+    def taught(self) -> list[tuple[RunGroup, RunRecord]]:
         """(group, its first run) of groups with a student and a teacher. Raises Nothing where there is none."""
         found, reasons = [], []
         for group in self.groups:
@@ -123,11 +124,7 @@ class Material:
         return self._outputs[key]
 
     def _config(self, run: RunRecord) -> TrainConfig:
-        try:
-            found = validate(TrainConfig, read_yaml(run.folder / "config.yaml", TrainConfig))
-            config = as_recorded(found, run.folder)
-        except ConfigError as error:
-            raise InputError(f"{run.folder}: {error.problems[0]}") from None
+        config = as_recorded(run.config, run.folder)
         root = {"root": self._root} if self._root else {}
         return config.model_copy(update={"data": config.data.model_copy(update=root | {"download": False})})
 

@@ -3,14 +3,15 @@
 import base64
 import io
 import os
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.pictures.style import GRID, INK, MUTED, WIDTH_INCHES, drawing
-from pipeline.run_folder.groups import Group, RunRecord
+from pipeline.run_folder.groups import RunGroup
+from pipeline.run_folder.record import RunRecord
+from pipeline.run_folder.spread import mean_std, spread_text
 from pipeline.utils.pages import render
 
 IMAGES = (".png", ".svg")
@@ -68,31 +69,25 @@ def _number(value: object, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else "-"
 
 
-def results(groups: Sequence[Group]) -> Table:
+def results(groups: Sequence[RunGroup]) -> Table:
     """Mean and sample standard deviation over the seeds, one line a group; runs on their way do not count."""
     rows = []
     for group in groups:
-        done = [run for run in group.runs if not run.unfinished]
-        figures = [_spread([run.top1 for run in done], ".2f"), _spread([run.best for run in done], ".2f")]
-        rows.append([group.label, str(len(done)), *figures, _spread([run.speed for run in done], ",.0f")])
+        done = group.done
+        figures = [([run.top1 for run in done], ".2f"), ([run.best for run in done], ".2f")]
+        figures += [([run.speed for run in done], ",.0f")]
+        texts = [spread_text(mean_std(values), form, nothing="-") for values, form in figures]
+        rows.append([group.label, str(len(done)), *texts])
     return Table(("runs", "seeds", *HEAD[3:6]), range(1, 5), rows)
 
 
-def _spread(values: Sequence[float | None], form: str) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "-"
-    mean = format(statistics.mean(known), form)
-    return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):{form}}"
-
-
 def _row(label: str, run: RunRecord, top: str) -> list[str]:
-    done = f"{len(run.epochs)} of {run.keys.get('optim.epochs')}" if run.unfinished else str(len(run.epochs))
+    done = f"{len(run.epochs)} of {run.config.optim.epochs}" if not run.finished else str(len(run.epochs))
     figures = [_number(run.top1, ".2f"), _number(run.best, ".2f"), _number(run.speed, ",.0f")]
-    return [label, str(run.keys.get("seed")), done, *figures, os.path.relpath(run.folder.absolute(), top)]
+    return [label, str(run.config.seed), done, *figures, os.path.relpath(run.folder.absolute(), top)]
 
 
-def table(groups: Sequence[Group]) -> Table:
+def table(groups: Sequence[RunGroup]) -> Table:
     """All runs, one line each; folders relative to the one that holds them all."""
     runs = [(group.label, run) for group in groups for run in group.runs]
     top = os.path.commonpath([run.folder.absolute().parent for _, run in runs])

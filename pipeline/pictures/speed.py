@@ -33,7 +33,7 @@ def draw(material: Material) -> Any:
         for index, _, runs in shown:
             look = {"marker": marker(index), "edgecolors": colour(index), "linewidths": 1.6, "s": 62, "zorder": 3}
             for run in runs:
-                fill = "white" if run.unfinished else colour(index)
+                fill = colour(index) if run.finished else "white"
                 axis.scatter([run.speed], [run.top1], facecolors=fill, alpha=0.9, **look)
             handles.append(axis.scatter([], [], facecolors=colour(index), **look))
         axis.set(

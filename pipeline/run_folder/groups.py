@@ -1,81 +1,76 @@
-"""What lies in run folders: configuration, epochs, summary; which runs differ by their seed alone; their labels."""
+"""Runs that differ by their seed alone, for the table and the pictures."""
 
 import json
-import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import ConfigError, flatten, read_yaml
+from pipeline.config import ConfigError
 from pipeline.contracts import InputError
-from pipeline.utils.untrusted_files import Unreadable, json_lines, read_object
+from pipeline.run_folder.metrics_file import Record
+from pipeline.run_folder.record import RunRecord, find_runs
+from pipeline.utils.untrusted_files import Unreadable
 
 # What a label says of a run, where runs differ in it.
 TOLD = ("dataset", "method", "teacher.model", "student.model")
 FURTHER = ("variant", "recipe", "teacher.source", "student.block")  # where the others do not tell runs apart
-# Keys that say where and how a run goes, not what it trains.
-ASIDE = (
-    "run.",
-    "log.",
-    "runtime.",
-    "data.root",
-    "data.workers",
-    "data.loader",
-    "data.download",
-    "data.eval_batch_size",
-)
-SEEDS = ("seed", "seeds", "data.seed")
-FIGURES = ("epoch", "epochs", "seconds", "_per_second", "top1", "top5", "top1_best", "top1_last", "loss", "lr")
-CHECKPOINTS = ("student.safetensors", "checkpoints/last.pt")
+FIGURES = ("epoch", "epochs", "steps", "seconds", "_per_second", "top1", "top5", "top1_best", "top1_last", "loss", "lr")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """One run folder. keys: its configuration, dotted; epochs: lines of metrics.jsonl; summary: None while it runs."""
+class RunGroup:
+    """Runs that differ in the seed only, in the order they were given.
 
-    folder: Path
-    keys: dict[str, Any]
-    epochs: tuple[dict[str, Any], ...]
-    summary: dict[str, Any] | None
+    label: what the pictures call it; settings: what tells it from other rows of a table with the same columns.
+    """
 
-    @property
-    def unfinished(self) -> bool:
-        """Whether the run has not come to its end."""
-        return self.summary is None
-
-    @property
-    def weights(self) -> Path | None:
-        """The file of its student: the finished one, else the last checkpoint."""
-        return next((self.folder / name for name in CHECKPOINTS if (self.folder / name).is_file()), None)
-
-    @property
-    def top1(self) -> float | None:
-        """Test accuracy of the last evaluated epoch, per cent."""
-        return next((r["test_top1"] for r in reversed(self.epochs) if r.get("test_top1") is not None), None)
-
-    @property
-    def best(self) -> float | None:
-        """Test accuracy of the best epoch, per cent; as the run chose it, once it is finished."""
-        if self.summary is not None:
-            return self.summary.get("top1_best")
-        return max((r["test_top1"] for r in self.epochs if r.get("test_top1") is not None), default=None)
-
-    @property
-    def speed(self) -> float | None:
-        """Images/s in training, over all epochs there are."""
-        if self.summary is not None:
-            return float(self.summary.get("images_per_second") or 0)
-        speeds = [record["images_per_second"] for record in self.epochs if record.get("images_per_second")]
-        return sum(speeds) / len(speeds) if speeds else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """Runs that differ by their seeds only, and what they are called."""
-
-    label: str
     runs: tuple[RunRecord, ...]
+    label: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def done(self) -> list[RunRecord]:
+        """The finished ones by their seeds, the first one of each seed."""
+        first: dict[int, RunRecord] = {}
+        for run in self.runs:
+            if run.finished:
+                first.setdefault(run.config.seed, run)
+        return [first[seed] for seed in sorted(first)]
+
+    @property
+    def unfinished(self) -> list[RunRecord]:
+        """Those on their way."""
+        return [run for run in self.runs if not run.finished]
+
+    @property
+    def any_run(self) -> RunRecord:
+        """One of them, a finished one if there is any."""
+        return next(iter(self.done), self.runs[0])
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those of `done`."""
+        return [run.config.seed for run in self.done]
+
+
+def by_settings(runs: Iterable[RunRecord]) -> list[RunGroup]:
+    """Runs with the same settings (RunRecord.settings, and the name of the pair) together, in the order given."""
+    members: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        members.setdefault(json.dumps([run.pair, run.settings], sort_keys=True), []).append(run)
+    return [RunGroup(runs=tuple(same)) for same in members.values()]
+
+
+def repeats(groups: Sequence[RunGroup]) -> dict[Path, Path]:
+    """{folder of a finished run: of the one with its settings and seed that counts in its place}."""
+    counted = {(k, run.config.seed): run for k, group in enumerate(groups) for run in group.done}
+    return {
+        run.folder: counted[k, run.config.seed].folder
+        for k, group in enumerate(groups)
+        for run in group.runs
+        if run.finished and counted[k, run.config.seed] is not run
+    }
 
 
 def read_runs(folders: Iterable[str]) -> list[RunRecord]:
@@ -85,71 +80,50 @@ def read_runs(folders: Iterable[str]) -> list[RunRecord]:
         folder = Path(name).expanduser()
         if not folder.is_dir():
             raise InputError(f"runs={name}: no such folder")
-        inside = sorted(path.parent for path in folder.rglob("config.yaml") if not _is_aside(path, folder))
-        runs = [run for run in map(_read, inside) if run is not None]
+        runs = [run for run in map(RunRecord, find_runs(folder)) if _is_training(run)]
         if not runs:
             raise InputError(f"runs={name}: no run in it (a folder with config.yaml and metrics.jsonl)")
         found |= {run.folder.resolve(): run for run in runs}
     return list(found.values())
 
 
-def _is_aside(path: Path, top: Path) -> bool:
-    """Whether it lies in a run that was set aside (run.resume=never), or in a hidden folder."""
-    names = path.relative_to(top).parts[:-1]
-    return any(".old-" in name or name.startswith(".") for name in names)
-
-
-def _read(folder: Path) -> RunRecord | None:
+def _is_training(run: RunRecord) -> bool:
+    """Whether it is a run and no config.yaml of something else. Raises InputError for damaged files."""
     try:
-        keys = flatten(read_yaml(folder / "config.yaml"))
+        if "method" not in run.keys or "student.model" not in run.keys:
+            return False
+        for record in run.epochs:
+            _check(record, run.files.metrics)
+        _check(run.summary or {}, run.files.summary)
     except ConfigError as error:
         raise InputError(error.problems[0]) from None
-    if "method" not in keys or "student.model" not in keys:
-        return None  # a config.yaml of something else
-    return RunRecord(folder=folder, keys=keys, epochs=_epochs(folder / "metrics.jsonl"), summary=_summary(folder))
-
-
-def _epochs(path: Path) -> tuple[dict[str, Any], ...]:
-    try:
-        return tuple(_checked(line, path) for line in json_lines(path) if "epoch" in line)
     except Unreadable as error:
         raise InputError(str(error)) from None
-
-
-def _summary(folder: Path) -> dict[str, Any] | None:
-    path = folder / "summary.json"
-    if not os.path.lexists(path):
-        return None
     try:
-        return _checked(read_object(path, finite=False), path)
-    except Unreadable as error:
-        raise InputError(str(error)) from None
+        return bool(run.settings)
+    except ConfigError as error:
+        raise InputError(f"{run.files.config}: {error.problems[0]}") from None
 
 
-def _checked(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A record whose figures are numbers. Raises InputError."""
+def _check(record: Record, path: Path) -> None:
+    """Raises InputError for a record whose figures are no numbers."""
     for name, value in record.items():
-        if name.endswith(FIGURES) and not (
-            value is None or (isinstance(value, int | float) and type(value) is not bool)
-        ):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if name.endswith(FIGURES) and not (value is None or number):
             raise InputError(f"{path} is damaged: {name} is {json.dumps(value)[:40]}")
-    return record
 
 
-def grouped(runs: Sequence[RunRecord]) -> list[Group]:
-    """Runs of equal settings together, named by what differs among all of them, in the order they were given."""
-    kinds: dict[str, list[RunRecord]] = {}
-    for run in runs:
-        kept = {k: v for k, v in run.keys.items() if not k.startswith(ASIDE) and k not in (*SEEDS, "pair")}
-        kinds.setdefault(json.dumps(kept, sort_keys=True, default=str), []).append(run)
-    names = [_label(members[0], runs, TOLD) for members in kinds.values()]
+def labelled(runs: Sequence[RunRecord]) -> list[RunGroup]:
+    """The groups of `runs`, named by what differs among all of them."""
+    groups = by_settings(runs)
+    names = [_label(group.runs[0], runs, TOLD) for group in groups]
     if len(set(names)) < len(names):
-        names = [_label(members[0], runs, TOLD + FURTHER) for members in kinds.values()]
-    groups = []
-    for name, members in zip(names, kinds.values(), strict=True):
-        where = f" ({members[0].folder.name})" if names.count(name) > 1 else ""
-        groups.append(Group(label=name + where, runs=tuple(members)))
-    return groups
+        names = [_label(group.runs[0], runs, TOLD + FURTHER) for group in groups]
+    named = []
+    for name, group in zip(names, groups, strict=True):
+        where = f" ({group.runs[0].folder.name})" if names.count(name) > 1 else ""
+        named.append(replace(group, label=name + where))
+    return named
 
 
 def _label(run: RunRecord, runs: Sequence[RunRecord], keys: Sequence[str]) -> str:
@@ -160,10 +134,11 @@ def _label(run: RunRecord, runs: Sequence[RunRecord], keys: Sequence[str]) -> st
 
 
 def remarks(runs: Sequence[RunRecord]) -> list[str]:
-    """What a reader must know of runs that have not come to their end, one line each."""
+    """What a reader must know of runs that have not come to their end or do not count, one line each."""
     lines = []
     for run in runs:
-        if run.unfinished:
-            planned = run.keys.get("optim.epochs")
+        if not run.finished:
+            planned = run.config.optim.epochs
             lines.append(f"{run.folder}: unfinished, {len(run.epochs)} of {planned} epochs; shown as far as it goes")
-    return lines
+    twice = repeats(by_settings(runs))
+    return lines + [f"{run}: same settings and seed as {other}, left out of the means" for run, other in twice.items()]

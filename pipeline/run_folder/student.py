@@ -12,6 +12,7 @@ from pipeline.config import ConfigError, DataConfig, flatten, read_yaml, spelled
 from pipeline.contracts import InputError
 from pipeline.deployment.card import sha256_of
 from pipeline.run_folder.description import NAME, Description, Sight, check_classes, parse
+from pipeline.run_folder.record import CONFIG, RunRecord
 from pipeline.utils.untrusted_files import Unreadable, read_object
 from pipeline.weights import RUN_FILE, read_origin
 
@@ -38,11 +39,10 @@ class Known(NamedTuple):
 
 def _run_config(folder: Path) -> dict[str, Any] | None:
     """The config.yaml of `folder`, None where there is none of ours. Raises InputError for a run's damaged one."""
-    file = folder / "config.yaml"
     try:
-        if not file.is_file():
+        if not (folder / CONFIG).is_file():
             return None
-        content = read_yaml(file)
+        content = RunRecord(folder).content
     except OSError:
         return None
     except (ConfigError, Unreadable) as error:
@@ -184,13 +184,12 @@ def read_record(checkpoint: str) -> dict[str, Any]:
     record["checkpoint_sha256"] = sha256_of(file) if file.is_file() else "not a file"
     if folder is None:
         return record
-    for name, target in (("summary.json", "run"), ("environment.json", "environment")):
-        if (folder / name).exists():
-            try:
-                record[target] = read_object(folder / name, finite=False)
-            except Unreadable as error:
-                raise InputError(str(error)) from None
-    commit = record.pop("environment", {}).get("git")
+    run = RunRecord(folder)
+    try:
+        record["run"] = run.summary or {}
+        commit = read_object(run.files.environment, finite=False).get("git") if run.files.environment.exists() else None
+    except Unreadable as error:
+        raise InputError(str(error)) from None
     record["commit"] = commit if isinstance(commit, str) else None
     record["weights"] = "those of the best epoch" if file.stem == "best" else "those of the last epoch"
     return record

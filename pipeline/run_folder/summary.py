@@ -1,15 +1,30 @@
 """What a run amounts to: last and best epoch, reported apart."""
 
-import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ConfigDict, Field
+
 from pipeline.config import TrainConfig
+from pipeline.config.base import Section
+from pipeline.run_folder.spread import mean_std, spread_text
 
 Record = dict[str, Any]
 
 
-def best_record(records: list[Record], select_on: str) -> Record:
+class Summary(Section):
+    """What a table needs of summary.json. Accuracies in per cent."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+    epochs: int = Field(ge=1)
+    steps: int | None = Field(default=None, ge=0)
+    top1_last: float = Field(ge=0, le=100)
+    top1_best: float = Field(ge=0, le=100)
+    select_on: str
+
+
+def best_record(records: Sequence[Record], select_on: str) -> Record:
     """The evaluated record of the highest top-1 on `select_on`, the earliest of equals."""
     evaluated = [r for r in records if r[f"{select_on}_top1"] is not None]
     return max(evaluated, key=lambda r: r[f"{select_on}_top1"])
@@ -88,16 +103,8 @@ def finish_text(summary: dict[str, Any], folder: Path) -> str:
     )
 
 
-def spread(values: list[float]) -> str:
-    """'mean +- std' (sample standard deviation), the mean alone for one value."""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{statistics.mean(values):.2f} +- {statistics.stdev(values):.2f}"
-
-
 def seeds_text(summaries: list[dict[str, Any]]) -> str:
     """The line that closes seeds=N."""
-    last = spread([s["top1_last"] for s in summaries])
-    best = spread([s["top1_best"] for s in summaries])
+    last, best = (spread_text(mean_std(s[key] for s in summaries), sign="+-") for key in ("top1_last", "top1_best"))
     seeds = ", ".join(str(s["seed"]) for s in summaries)
     return f"seeds {seeds}: top1 last {last}, best {best} (mean +- sample std of {len(summaries)} runs)"

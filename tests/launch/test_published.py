@@ -12,11 +12,11 @@ from launch.tables.published import (
     choose,
     figures,
     find,
-    pair_networks,
     read_published,
 )
 from pipeline.config import parts_of
 from pipeline.config.layers import CONFIGS
+from pipeline.config.pairs import pair_networks
 from pipeline.contracts import InputError
 from pipeline.distillers import DISTILLERS
 

@@ -1,8 +1,8 @@
 """The command line over run folders: every picture, the report, unfinished runs, bad input."""
 
+import json
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from picture_runs import write
 
 from pipeline import visualize
 from pipeline.pictures import PICTURES, page
-from pipeline.run_folder.groups import grouped, read_runs
+from pipeline.run_folder.groups import labelled, read_runs
 
 LIGHT = ["images=40", "points=40"]
 
@@ -47,12 +47,20 @@ def test_the_report_holds_every_picture_and_needs_no_network(
     assert str(tmp_path.parent) not in re.sub("<li>.*</li>", "", text)
 
 
-def test_means_over_the_seeds_of_a_group(runs: Path) -> None:
-    [of_kd, _] = grouped(read_runs([str(runs)]))
-    first = of_kd.runs[0]
-    assert first.summary is not None
-    other = replace(first, summary=first.summary | {"top1_best": 43.0})
-    [row] = page.results([replace(of_kd, runs=(first, other))]).rows
+def seed_of(run: Path, seed: int, best: float) -> None:
+    """A further seed of a finished run."""
+    other = run.with_name(f"seed{seed}")
+    shutil.copytree(run, other)
+    (other / "config.yaml").write_text((run / "config.yaml").read_text().replace("seed: 0\n", f"seed: {seed}\n"))
+    summary = json.loads((run / "summary.json").read_text()) | {"top1_best": best}
+    (other / "summary.json").write_text(json.dumps(summary))
+
+
+def test_means_over_the_seeds_of_a_group(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "kd" / "seed0", tmp_path / "seed0")
+    seed_of(tmp_path / "seed0", 2, best=43.0)
+    [group] = labelled(read_runs([str(tmp_path)]))
+    [row] = page.results([group]).rows
     assert row[1] == "2" and "41.50 ± 2.12" in row
 
 
@@ -70,7 +78,7 @@ def test_one_picture_as_a_file_and_again_the_same(
 
 
 def test_runs_that_differ_by_seed_are_one_group(runs: Path) -> None:
-    groups = grouped(read_runs([str(runs), str(runs / "teacher")]))
+    groups = labelled(read_runs([str(runs), str(runs / "teacher")]))
     found = {group.label: len(group.runs) for group in groups}
     assert found == {"kd resnet14 > resnet8": 2, "vanilla resnet14": 1}
 

@@ -1,0 +1,89 @@
+"""What table, pictures and status make of the same run folders: one reader, one grouping over seeds, one mean."""
+
+import json
+import statistics
+from pathlib import Path
+
+import pytest
+from run_folders import make_run
+
+from launch import table
+from launch.monitor.progress import read_progress
+from pipeline.contracts import InputError
+from pipeline.pictures import page
+from pipeline.run_folder.groups import labelled, read_runs, remarks
+from pipeline.run_folder.record import RunRecord, find_runs
+from pipeline.run_folder.spread import mean_std, spread_text
+
+TAUGHT = ("dataset=synthetic", "method=kd", "teacher.model=resnet14", "model=resnet8", "optim.epochs=2")
+
+
+def taught(folder: Path, seed: int, last: float | None, *words: str) -> Path:
+    """A student of a teacher of its own seed, with a record for each of its two epochs."""
+    checkpoint = f"teacher.checkpoint={folder.parent / 'teacher' / f'seed{seed}'}"
+    run = make_run(folder, *TAUGHT, f"seed={seed}", checkpoint, *words, last=last)
+    records = [{"epoch": k, "seconds": 1.0, "images_per_second": 9.0, "test_top1": last} for k in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records) + '{"epoch": 3, "te')
+    return run
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    for seed, last in ((0, 70.0), (1, 72.0), (2, None)):
+        taught(tmp_path / f"seed{seed}", seed, last)
+    return tmp_path
+
+
+def test_the_pictures_average_what_the_table_averages(runs: Path) -> None:
+    [row] = table.make_report([runs]).rows
+    [group] = labelled(read_runs([str(runs)]))
+    [results] = page.results([group]).rows
+    assert row.seeds == group.seeds == [0, 1] and row.last == (71.0, statistics.stdev([70.0, 72.0]))
+    assert results[1:3] == ["2", spread_text(row.last)] == ["2", "71.00 ± 1.41"]
+    assert [len(run.epochs) for run in group.runs] == [2, 2, 2]  # nothing of the line that was not written to its end
+
+
+def test_a_seed_counts_once(runs: Path) -> None:
+    taught(runs / "twice", 0, 10.0)
+    [group] = labelled(read_runs([str(runs)]))
+    assert [row[1:3] for row in page.results([group]).rows] == [["2", "71.00 ± 1.41"]]
+    [line] = table.make_report([runs]).lists["Left out"]
+    assert line == f"{runs / 'twice'}: same settings and seed as {runs / 'seed0'}, left out"
+    assert f"{line} of the means" in remarks(group.runs)
+
+
+@pytest.mark.parametrize("key", ["optim.epochs", "run.limit_steps"])
+def test_a_run_that_is_to_go_on_is_finished_for_nobody(key: str, tmp_path: Path) -> None:
+    run = taught(tmp_path / "seed0", 0, 70.0, *(["run.limit_steps=9"] if "steps" in key else []))
+    summary = json.loads((run / "summary.json").read_text()) | {"epochs": 1, "steps": 9}
+    (run / "summary.json").write_text(json.dumps(summary))
+    ended = "steps" in key
+    assert RunRecord(run).finished == read_progress(run).finished == ended
+    config = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(config.replace("limit_steps: 9", "limit_steps: 50"))
+    assert not RunRecord(run).finished and not read_progress(run).finished
+    assert table.make_report([run]).rows[0].last is None
+    assert page.results(labelled(read_runs([str(run)]))).rows[0][1:3] == ["0", "-"]
+
+
+def test_keys_that_no_run_has_are_refused_by_both(runs: Path) -> None:
+    file = runs / "seed0" / "config.yaml"
+    file.write_text(file.read_text() + "zz: 1\n")
+    for read in (lambda: table.make_report([runs]), lambda: read_runs([str(runs)])):
+        with pytest.raises(InputError, match="unknown key 'zz'") as raised:
+            read()
+        assert str(file) in str(raised.value)
+
+
+def test_which_folders_are_runs(runs: Path) -> None:
+    taught(runs / "seed1.old-1", 1, 1.0)
+    taught(runs / ".hidden" / "seed1", 1, 1.0)
+    assert [run.name for run in find_runs(runs)] == ["seed0", "seed1", "seed2"]
+    assert find_runs(runs / "seed1.old-1") == [runs / "seed1.old-1"]
+
+
+def test_mean_and_sample_deviation() -> None:
+    assert mean_std([]) is None and mean_std([None]) is None and mean_std([3.0, None]) == (3.0, None)
+    assert mean_std([1.0, 2.0, 4.0]) == (pytest.approx(7 / 3), pytest.approx(1.5275252))
+    assert spread_text(mean_std([1.0, 2.0]), sign="+-") == "1.50 +- 0.71"
+    assert spread_text(mean_std([1234.0]), ",.0f") == "1,234" and spread_text(None, nothing="-") == "-"
