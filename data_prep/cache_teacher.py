@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 if __name__ == "__main__":  # run by path, uninstalled
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -30,16 +30,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from data_prep.cache_arrays import telling
+from data_prep.cache_keys import CacheTeacherConfig, read_config
 from data_prep.cache_parts import Part, Work, packable
 from data_prep.cache_shares import settle, shares
 from pipeline.builders.cache_key import identity_of
 from pipeline.builders.method import build_distiller, declared_by, make_setting
-from pipeline.builders.names import config_of
 from pipeline.builders.run import build_student, image_set, loader_maker, make_plan, split_off
 from pipeline.builders.teacher import UNTRAINED, Ask, build_live
 from pipeline.builders.teacher_values import with_own_values
 from pipeline.config import TrainConfig, describe
-from pipeline.config.base import NEVER, PathText, Section, key
 from pipeline.contracts import Batch, InputError, Loader, Signal, Stream, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.datasets.image_set import check_classes
@@ -55,30 +54,6 @@ PART = 64  # batches that are written at once: 16,384 samples
 WAIT = 0.2  # seconds between looks at what other writers have done
 
 
-class CacheKeys(Section):
-    out: PathText = key(..., "folder to write to", affects="place")
-    views: int | None = key(
-        None,
-        "views to store, from the first; default optim.epochs: a new one each epoch",
-        affects="numbers",
-        ge=1,
-        le=1_000_000,
-    )
-    dtype: Literal["fp32", "fp16", "int8", "topk"] = key(
-        "fp32", "of the logits; topk: the largest only (lossy)", affects="numbers"
-    )
-    k: int = key(0, "classes that are kept (cache.dtype=topk)", affects="numbers", ge=0, le=NEVER)
-    pooled: bool = key(
-        False, "store the input of the teacher's classifier as well (crd, pkt, rkd, cc, srrl)", affects="numbers"
-    )
-
-
-class CacheTeacherConfig(TrainConfig):
-    """Keys of data_prep/cache_teacher.py: those of pipeline/train.py and these."""
-
-    cache: CacheKeys
-
-
 class Source(NamedTuple):
     """What is run for a cache: one rank's training loader, and the teacher. tf32: where it runs in it (off ...)."""
 
@@ -92,13 +67,6 @@ class Source(NamedTuple):
     def steps(self) -> int:
         """Batches of a view."""
         return len(self.loader)
-
-
-def read_config(argv: list[str]) -> CacheTeacherConfig:
-    """The configuration of a command line; the method is kd unless it says otherwise."""
-    said = any(word.startswith(("method=", "config=")) for word in argv)
-    words = argv if said else ["method=kd", *argv]
-    return config_of(CacheTeacherConfig, words)
 
 
 def open_source(config: TrainConfig, world: World) -> Source:

@@ -26,7 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data_prep.cache_teacher import MADE, Source, identity, open_source, outputs, read_config
+from data_prep.cache_keys import read_config
+from data_prep.cache_teacher import MADE, Source, identity, open_source, outputs
 from pipeline import views
 from pipeline.config import HelpRequested
 from pipeline.contracts import InputError

@@ -16,9 +16,9 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 from pydantic import Field
 
 from launch.jobs.inherited import cleaned
-from launch.table import make_report
 from launch.tables.formats import markdown
 from launch.tables.published import Figure, cell, read_published
+from launch.tables.report import make_report
 from launch.tables.rows import recipe_words
 from pipeline import cli
 from pipeline.builders.names import train_config

@@ -7,7 +7,6 @@ SITE names a file configs/cluster/SITE.yaml.
 """
 
 import os
-import re
 import sys
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from launch.jobs import checks, submission
 from launch.jobs.cluster import ClusterConfig, own_words, with_site
 from launch.jobs.entry_points import ENTRIES
 from launch.jobs.submission import Submitted, submit_runs
+from launch.jobs.submission_record import free_folder
 from pipeline import cli as endings
 from pipeline.config import ConfigError, describe, validate
 from pipeline.config.base import Section, key
@@ -73,7 +73,7 @@ def prepared(entry: str, words: list[str], config: Any) -> list[str]:
     """The words of the job. run.resume=never is done here, once: a requeued job must go on with its own folder."""
     if entry != "train" or config.run.resume != "never":
         return words
-    from pipeline.train import one_seed
+    from pipeline.builders.run import one_seed
 
     for number in range(config.seeds):
         aside = RunDir(Path(config.run.dir) / str(one_seed(config, number).run.name)).set_aside()
@@ -99,12 +99,6 @@ def follow(job: Submitted) -> None:
             break
         time.sleep(job.poll_s)
     job.check()
-
-
-def free_folder(folder: Path) -> Path:
-    """folder/job-1, or the next number."""
-    taken = [int(p.name[4:]) for p in folder.glob("job-*") if re.fullmatch(r"job-\d+", p.name)]
-    return folder / f"job-{max(taken, default=0) + 1}"
 
 
 def help_text() -> str:

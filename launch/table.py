@@ -13,10 +13,9 @@ from typing import Literal
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from launch.tables.formats import FORMATS, Report
+from launch.tables.formats import FORMATS
 from launch.tables.published import read_published
-from launch.tables.rows import gaps, make_rows, source_text
-from launch.tables.runs import find_folders, group, read_run
+from launch.tables.report import make_report
 from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Section, Text, key
@@ -24,10 +23,6 @@ from pipeline.contracts import InputError, unwritten
 from pipeline.utils.atomic import write_text
 
 SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".html": "html"}
-MARK = (
-    "difference: ours minus published, of the epoch in brackets; bold where it exceeds twice the standard error of our "
-    "mean (with the published deviation, if any)"
-)
 
 
 class TableConfig(Section):
@@ -41,21 +36,6 @@ class TableConfig(Section):
         None, "source or table of configs/published.yaml; default that of the run's recipe", affects="log"
     )
     title: Text = key("Top-1 on the test set, per cent", "heading", affects="log")
-
-
-def make_report(folders: list[Path], against: str | None = None, title: str = "Top-1") -> Report:
-    """The table of the runs at or below `folders`. Raises InputError."""
-    published = read_published()
-    groups, repeated = group(read_run(folder) for folder in find_folders(folders))
-    rows = make_rows(groups, published, against)
-    used = dict.fromkeys(row.figure.source for row in rows if row.figure)
-    lists = {
-        "Missing": gaps(groups),
-        "Left out": repeated,
-        "Published figures": [source_text(published.sources[name]) for name in used],
-        "Reading the table": [MARK] if used else [],
-    }
-    return Report(title, rows, {heading: lines for heading, lines in lists.items() if lines})
 
 
 def help_text() -> str:

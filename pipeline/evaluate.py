@@ -15,7 +15,7 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 
 from pipeline import cli
 from pipeline.builders import networks
-from pipeline.builders.checkpoint_config import composed, nameless, say
+from pipeline.builders.checkpoint_config import EVALUATED, composed, nameless, say
 from pipeline.builders.predictors import predictor_of
 from pipeline.builders.run import image_set, loader_maker, make_plan
 from pipeline.config import EvaluateConfig, describe
@@ -24,8 +24,6 @@ from pipeline.datasets.image_set import check_classes
 from pipeline.engine.distributed import parallel
 from pipeline.engine.evaluate import Evaluation
 from pipeline.run_folder.student import class_lines
-
-KEYS = ("dataset", "student.model", "student.block", "data.loader")
 
 
 def help_text() -> str:
@@ -42,7 +40,7 @@ FIELDS = ["dataset", "model", "checkpoint", "samples", "correct_top1", "correct_
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    config, found = composed(EvaluateConfig, argv, KEYS)
+    config, found = composed(EvaluateConfig, argv, EVALUATED)
     student, data = config.student, config.data
     if student.model is None or student.checkpoint is None:
         raise nameless(student.checkpoint)

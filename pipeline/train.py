@@ -25,7 +25,7 @@ import torch
 
 from pipeline.builders.names import train_config
 from pipeline.builders.networks import new_classifier
-from pipeline.builders.run import build, build_sets, default_name
+from pipeline.builders.run import build, build_sets, one_seed
 from pipeline.builders.teacher_values import refuse_earlier, start_lines, with_own_values
 from pipeline.config import TrainConfig, describe
 from pipeline.contracts import InputError
@@ -64,16 +64,6 @@ def help_text() -> str:
     known = "\n".join(f"{kind}: {', '.join(names)}" for kind, names in parts.items())
     codes = "exit codes: 0 done, 2 bad configuration or input, 75 stopped by a signal (start again to go on), 1 other"
     return describe(__doc__ or "", TrainConfig, f"\n{known}\n{codes}")
-
-
-def one_seed(config: TrainConfig, number: int) -> TrainConfig:
-    """The configuration of run `number` of seeds=N, with its name filled in."""
-    runtime = config.runtime.model_copy(update={"parallel_seeds": 1})
-    seeded = config.model_copy(update={"seed": config.seed + number, "seeds": 1, "runtime": runtime})
-    name = config.run.name or default_name(seeded)
-    if config.run.name and config.seeds > 1:
-        name = f"{name}/seed{seeded.seed}"
-    return seeded.model_copy(update={"run": config.run.model_copy(update={"name": name})})
 
 
 def header(config: TrainConfig, parts: Parts, world: World, train_images: int) -> list[str]:

@@ -17,18 +17,17 @@ def check_train(words: list[str]) -> Any:
 
 def check_cache(words: list[str]) -> Any:
     """The CacheTeacherConfig of `words`."""
-    from data_prep.cache_teacher import read_config
+    from data_prep.cache_keys import read_config
 
     return read_config(words)
 
 
 def check_evaluate(words: list[str]) -> Any:
     """The EvaluateConfig of `words`."""
-    from pipeline.builders.checkpoint_config import composed
+    from pipeline.builders.checkpoint_config import EVALUATED, composed
     from pipeline.config import EvaluateConfig
-    from pipeline.evaluate import KEYS
 
-    return composed(EvaluateConfig, words, KEYS)[0]
+    return composed(EvaluateConfig, words, EVALUATED)[0]
 
 
 def check_benchmark(words: list[str]) -> Any:
@@ -40,7 +39,7 @@ def check_benchmark(words: list[str]) -> Any:
 
 def train_folder(config: Any) -> Path:
     """Where a training writes."""
-    from pipeline.train import one_seed
+    from pipeline.builders.run import one_seed
 
     folder = Path(config.run.dir) / str(one_seed(config, 0).run.name)
     return folder.parent if config.seeds > 1 else folder

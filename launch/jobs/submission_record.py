@@ -159,6 +159,12 @@ def read_submission(folder: Path) -> list[Recorded]:
     return [recorded(folder.absolute(), found, row) for row in found.runs]
 
 
+def free_folder(folder: Path) -> Path:
+    """folder/job-1, or the next number."""
+    taken = [int(p.name[4:]) for p in folder.glob("job-*") if FOLDER.fullmatch(p.name)]
+    return folder / f"job-{max(taken, default=0) + 1}"
+
+
 def find_submissions(tops: Iterable[Path]) -> list[Recorded]:
     """All runs of the submissions at or below `tops`, in the order of submission, each once. Raises InputError."""
     found: dict[Path, None] = {}

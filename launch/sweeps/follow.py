@@ -15,10 +15,11 @@ from launch.jobs.local_queue import QUEUE
 from launch.jobs.submission_record import Recorded, read_submission, states
 from launch.sweeps.runs import Planned
 from launch.sweeps.text import ended_line
-from launch.table import make_report
 from launch.tables.formats import FORMATS, markdown
-from pipeline import visualize
+from launch.tables.report import make_report
 from pipeline.contracts import InputError
+from pipeline.pictures.keys import visualize_config
+from pipeline.pictures.report import write_pictures
 from pipeline.utils.atomic import write_text
 
 STOP_S = 120.0  # to write a checkpoint
@@ -153,6 +154,6 @@ def report(folder: Path, title: str, pictures: Sequence[str] | None, images: int
         return
     words = [f"runs={folder}", f"out={folder / 'report.html'}", f"title={title}"]
     try:
-        visualize.main([*words, f"what={','.join(pictures)}", f"images={images}"])
+        write_pictures(visualize_config([*words, f"what={','.join(pictures)}", f"images={images}"]))
     except InputError as error:
         print(f"no report.html: {error.args[0]}", flush=True)

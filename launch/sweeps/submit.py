@@ -10,7 +10,7 @@ from launch.jobs.checks import check_folder, cluster_problems
 from launch.jobs.cluster import ClusterConfig
 from launch.jobs.local_queue import Awaited
 from launch.jobs.submission import Submitted, submit_runs
-from launch.submit import free_folder
+from launch.jobs.submission_record import free_folder
 from launch.sweeps.runs import Plan, Planned
 from launch.sweeps.state import TRAIN, Standing
 from pipeline.config import ConfigError

@@ -17,6 +17,7 @@ from pipeline.run_folder.student import Known, checkpoint_in, given_keys, known_
 from pipeline.weights import read_origin
 
 C = TypeVar("C", EvaluateConfig, ExportConfig)
+EVALUATED = ("dataset", "student.model", "student.block", "data.loader")  # names of parts in keys of evaluate.py
 SIZES = ("data.image_size", "data.eval_image_size", "data.resize")
 
 

@@ -204,6 +204,16 @@ def default_name(config: TrainConfig) -> str:
     return "/".join(map(_name, parts))
 
 
+def one_seed(config: TrainConfig, number: int) -> TrainConfig:
+    """The configuration of run `number` of seeds=N, with its name filled in."""
+    runtime = config.runtime.model_copy(update={"parallel_seeds": 1})
+    seeded = config.model_copy(update={"seed": config.seed + number, "seeds": 1, "runtime": runtime})
+    name = config.run.name or default_name(seeded)
+    if config.run.name and config.seeds > 1:
+        name = f"{name}/seed{seeded.seed}"
+    return seeded.model_copy(update={"run": config.run.model_copy(update={"name": name})})
+
+
 def _name(part: str) -> str:
     """`part` as a folder's name; systems take 255 bytes, and a combination may be of all methods."""
     told = hashlib.sha256(part.encode()).hexdigest()[:8]

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from pipeline.config import RuntimeConfig
+from pipeline.config import RuntimeConfig, compose
 from pipeline.config.base import NEVER, PathText, Section, Text, key
 
 
@@ -36,3 +36,8 @@ class VisualizeConfig(Section):
     workers: int = key(0, "worker processes that read the images", affects="speed", ge=0, le=1024)
     title: Text = key("Runs", "heading of the report", affects="log")
     runtime: RuntimeConfig = RuntimeConfig()
+
+
+def visualize_config(argv: list[str]) -> VisualizeConfig:
+    """The configuration of a command line. Raises ConfigError with all problems, HelpRequested."""
+    return compose(VisualizeConfig, argv, aliases={"data.root": "root"})

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.cache_teacher import CacheTeacherConfig
+from data_prep.cache_keys import CacheTeacherConfig
 from data_prep.write_beton import WriteBetonConfig
 from launch.jobs.cluster import ClusterConfig
 from launch.sweeps.keys import SweepConfig

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from fuzzing import assert_no_faults, cut, flipped, judge
 
-from data_prep.cache_teacher import CacheTeacherConfig
+from data_prep.cache_keys import CacheTeacherConfig
 from launch.sweeps.file import read_words
 from pipeline.builders.names import ALIASES, NAMES, arguments_of
 from pipeline.builders.run import default_name

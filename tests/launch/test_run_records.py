@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from run_folders import make_run
 
-from launch import table
 from launch.monitor.progress import read_progress
+from launch.tables.report import make_report
 from pipeline.contracts import InputError
 from pipeline.pictures import page
 from pipeline.run_folder.groups import labelled, read_runs, remarks
@@ -35,7 +35,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_the_pictures_average_what_the_table_averages(runs: Path) -> None:
-    [row] = table.make_report([runs]).rows
+    [row] = make_report([runs]).rows
     [group] = labelled(read_runs([str(runs)]))
     [results] = page.results([group]).rows
     assert row.seeds == group.seeds == [0, 1] and row.last == (71.0, statistics.stdev([70.0, 72.0]))
@@ -47,7 +47,7 @@ def test_a_seed_counts_once(runs: Path) -> None:
     taught(runs / "twice", 0, 10.0)
     [group] = labelled(read_runs([str(runs)]))
     assert [row[1:3] for row in page.results([group]).rows] == [["2", "71.00 ± 1.41"]]
-    [line] = table.make_report([runs]).lists["Left out"]
+    [line] = make_report([runs]).lists["Left out"]
     assert line == f"{runs / 'twice'}: same settings and seed as {runs / 'seed0'}, left out"
     assert f"{line} of the means" in remarks(group.runs)
 
@@ -62,14 +62,14 @@ def test_a_run_that_is_to_go_on_is_finished_for_nobody(key: str, tmp_path: Path)
     config = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(config.replace("limit_steps: 9", "limit_steps: 50"))
     assert not RunRecord(run).finished and not read_progress(run).finished
-    assert table.make_report([run]).rows[0].last is None
+    assert make_report([run]).rows[0].last is None
     assert page.results(labelled(read_runs([str(run)]))).rows[0][1:3] == ["0", "-"]
 
 
 def test_keys_that_no_run_has_are_refused_by_both(runs: Path) -> None:
     file = runs / "seed0" / "config.yaml"
     file.write_text(file.read_text() + "zz: 1\n")
-    for read in (lambda: table.make_report([runs]), lambda: read_runs([str(runs)])):
+    for read in (lambda: make_report([runs]), lambda: read_runs([str(runs)])):
         with pytest.raises(InputError, match="unknown key 'zz'") as raised:
             read()
         assert str(file) in str(raised.value)

@@ -15,6 +15,7 @@ from run_folders import make_run
 
 from launch import table
 from launch.tables.formats import FORMATS, Report, escape_latex, escape_markdown
+from launch.tables.report import make_report
 from launch.tables.rows import Row
 
 PAIR = ("dataset=cifar100", "pair=resnet32x4-resnet8x4")
@@ -35,7 +36,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def rows_of(*folders: Path, against: str | None = None) -> dict[str, Row]:
-    report = table.make_report(list(folders), against)
+    report = make_report(list(folders), against)
     return {f"{row.method} {row.settings}".strip(): row for row in report.rows}
 
 
@@ -106,7 +107,7 @@ def test_networks_without_a_pair_get_its_name(tmp_path: Path) -> None:
 
 
 def test_gaps_are_listed(sweep: Path) -> None:
-    report = table.make_report([sweep])
+    report = make_report([sweep])
     lines = report.lists["Missing"]
     assert any("vanilla: no run of seed 1, 2" in line for line in lines)
     (going,) = [line for line in lines if "not finished" in line]
@@ -116,7 +117,7 @@ def test_gaps_are_listed(sweep: Path) -> None:
 
 def test_a_run_whose_config_asks_for_more_epochs_is_not_finished(tmp_path: Path) -> None:
     make_run(tmp_path / "run", *PAIR, "method=kd", last=73.0, epochs=100)
-    report = table.make_report([tmp_path])
+    report = make_report([tmp_path])
     assert report.rows[0].last is None and report.rows[0].difference is None
     assert "seed 0 is not finished" in report.lists["Missing"][0]
 
@@ -124,7 +125,7 @@ def test_a_run_whose_config_asks_for_more_epochs_is_not_finished(tmp_path: Path)
 def test_repeated_seeds_and_set_aside_runs_are_left_out(sweep: Path) -> None:
     make_run(sweep / "kd/seed0.old-1", *PAIR, "method=kd", "seed=0", last=1.0)
     make_run(sweep / "z", *PAIR, "method=kd", "seed=0", last=2.0)
-    report = table.make_report([sweep, sweep / "kd"])
+    report = make_report([sweep, sweep / "kd"])
     (row,) = [r for r in report.rows if r.method == "kd"]
     assert row.last == pytest.approx((73.3, 0.3))
     (line,) = report.lists["Left out"]
@@ -138,7 +139,7 @@ def test_a_method_without_published_figures_says_so(tmp_path: Path) -> None:
 
 
 def test_markdown_rows(sweep: Path) -> None:
-    text = FORMATS["markdown"](table.make_report([sweep]))
+    text = FORMATS["markdown"](make_report([sweep]))
     assert re.search(
         r"\| kd \|.*\| 3 \| 73.30 ± 0.30 \| 73.97 ± 0.25 \| 73.33 \| RepDistiller, last \| −0.03 \(last\) \|", text
     )
@@ -149,7 +150,7 @@ def test_markdown_rows(sweep: Path) -> None:
 
 
 def test_csv_is_numbers(sweep: Path) -> None:
-    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](table.make_report([sweep])))))
+    rows = list(csv.DictReader(io.StringIO(FORMATS["csv"](make_report([sweep])))))
     (kd,) = [row for row in rows if row["method"] == "kd"]
     assert (kd["n"], kd["seeds"], kd["last_mean"], kd["best_std"]) == ("3", "0 1 2", "73.3000", "0.2517")
     assert (kd["published"], kd["published_std"], kd["compared"], kd["marked"]) == ("73.3300", "", "last", "0")
@@ -267,6 +268,6 @@ def test_a_bad_folder_is_one_line_and_exit_code_2(
 
 def test_columns_of_published_figures_only_where_there_are_some(tmp_path: Path) -> None:
     make_run(tmp_path / "one", "dataset=synthetic", "model=resnet8", last=60.0)
-    [part] = table.make_report([tmp_path]).parts()
+    [part] = make_report([tmp_path]).parts()
     assert part.columns == ("pair", "method", "variant", "recipe", "n", "last", "best")
-    assert "published" not in FORMATS["html"](table.make_report([tmp_path]))
+    assert "published" not in FORMATS["html"](make_report([tmp_path]))

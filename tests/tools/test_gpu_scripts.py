@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from data_prep.cache_teacher import CacheTeacherConfig
+from data_prep.cache_keys import CacheTeacherConfig
 from pipeline.builders.names import config_of, train_config
 from tools.gpu import check, unpack, wheels
 from tools.gpu.probes import STAGES
