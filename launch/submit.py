@@ -18,7 +18,8 @@ if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
 from launch.jobs import checks, submission
 from launch.jobs.cluster import ClusterConfig, own_words, with_site
 from launch.jobs.entry_points import ENTRIES
-from launch.jobs.submission import Submitted, submit_runs
+from launch.jobs.local_queue import QUEUE
+from launch.jobs.submission import JobHandle, submit_runs
 from launch.jobs.submission_record import free_folder
 from pipeline import cli as endings
 from pipeline.config import ConfigError, describe, validate
@@ -28,7 +29,7 @@ from pipeline.contracts import InputError
 from pipeline.registry import UnknownName
 from pipeline.run_folder.folder import RunDir
 
-__all__ = ["SubmitConfig", "Submitted", "submit_runs"]
+__all__ = ["JobHandle", "SubmitConfig", "submit_runs"]
 FAILURES: dict[type[Exception], int] = {submission.JobFailed: 1}
 
 
@@ -82,12 +83,13 @@ def prepared(entry: str, words: list[str], config: Any) -> list[str]:
     return [*words, "run.resume=auto"]
 
 
-def follow(job: Submitted) -> None:
+def follow(job: JobHandle) -> None:
     """Prints the log as it grows until the job has ended. Raises JobFailed with the reason and the log's end."""
     position = 0
     while True:
+        QUEUE.pump()
         over = job.over()
-        log = job.logs()[0]
+        log = job.log[0]
         if log.exists():
             with log.open("rb") as handle:
                 handle.seek(position)
@@ -117,7 +119,7 @@ def main(argv: list[str]) -> None:
     words = prepared(config.entry, words, run)
     [job] = submit_runs(config.cluster, [words], folder, config.entry)
     print(f"job {job.job_id or 'here'} on cluster={config.cluster.name}, folder {folder}", flush=True)
-    for log in job.logs()[:1]:
+    for log in job.log[:1]:
         print(f"watch:  tail -F {log}", flush=True)
     if config.cluster.name == "slurm":
         print(f"        squeue -j {job.job_id}; to stop it: scancel {job.job_id}", flush=True)

@@ -13,15 +13,16 @@ from pathlib import Path
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from launch.jobs.run_spec import RunSpec
 from launch.sweeps.caches import add_caches
 from launch.sweeps.cells import cells_of, count
 from launch.sweeps.file import plain, read_words, sweep_name
 from launch.sweeps.follow import Failed, Following, Handle, Stopped, report, stoppable, unheard
 from launch.sweeps.keys import Asked, SweepConfig, SweepFile
 from launch.sweeps.plan import make_plan
-from launch.sweeps.runs import Plan, Planned
-from launch.sweeps.state import Standing, look
-from launch.sweeps.submit import Job, check, locked, send, weight_problems
+from launch.sweeps.runs import Plan
+from launch.sweeps.state import SweepStatus, look
+from launch.sweeps.submit import SentRun, check, locked, send, weight_problems
 from launch.sweeps.text import listing
 from launch.tables.published import read_published
 from pipeline import cli
@@ -58,21 +59,21 @@ def confirm(runs: int, most: int) -> None:
         raise InputError("nothing was sent")
 
 
-def sent(asked: Asked, plan: Plan) -> tuple[Standing, list[Job]]:
+def sent(asked: Asked, plan: Plan) -> tuple[SweepStatus, list[SentRun]]:
     """(what there was, what was submitted now). Two calls at once send no run twice."""
     with locked(plan.folder):
-        standing = look(plan.runs, plan.folder)
+        status = look(plan.runs, plan.folder)
         write_text(plan.folder / "sweep.yaml", plain(asked.file, asked.words))
-        print(listing(plan, standing), flush=True)
+        print(listing(plan, status), flush=True)
         with unheard():
-            jobs = send(asked.launcher.cluster, plan, standing)
+            jobs = send(asked.launcher.cluster, plan, status)
     numbers = list(dict.fromkeys(str(job.folder.name) for _, job in jobs))
     if jobs:
         print(f"sent {len(jobs)} runs to cluster={asked.launcher.cluster.name}: {plan.folder}/{{{','.join(numbers)}}}")
-    return standing, jobs
+    return status, jobs
 
 
-def away(plan: Plan, jobs: list[Job]) -> None:
+def away(plan: Plan, jobs: list[SentRun]) -> None:
     """What to do while Slurm works."""
     ids = list(dict.fromkeys(job.job_id.partition("_")[0] for _, job in jobs))
     if ids:
@@ -81,9 +82,9 @@ def away(plan: Plan, jobs: list[Job]) -> None:
     print(f"watch:  {watch} {plan.folder}\ntable:  {table} {plan.folder}")
 
 
-def stay(asked: Asked, plan: Plan, standing: Standing, jobs: list[Job]) -> None:
+def stay(asked: Asked, plan: Plan, status: SweepStatus, jobs: list[SentRun]) -> None:
     """Until all have ended; then tables and pictures. Raises Failed, Stopped."""
-    rows: list[tuple[Planned, Handle]] = [*jobs, *((run, there) for run, there, _ in standing.in_work)]
+    rows: list[tuple[RunSpec, Handle]] = [*jobs, *((run, there) for run, there, _ in status.in_work)]
     following = Following(rows, asked.launcher.cluster.patience * 60.0)
     following.watch()
     failures = following.failures()
@@ -121,9 +122,9 @@ def main(argv: list[str]) -> None:
     if missing:
         raise ConfigError(missing)
     with stoppable():
-        standing, jobs = sent(asked, plan)
+        status, jobs = sent(asked, plan)
         if cluster.name == "local" or asked.launcher.follow:
-            stay(asked, plan, standing, jobs)
+            stay(asked, plan, status, jobs)
         else:
             away(plan, jobs)
 

@@ -1,6 +1,7 @@
 """The arrows of the design: who may import whom, how long a file may be, and no name of the standard library."""
 
 import ast
+import functools
 import sys
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def part_of(path: Path) -> str:
     return relative.parts[0] if relative.parts[0] != "pipeline" else relative.with_suffix("").parts[1]
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     """Dotted names of project modules that a file imports."""
     found = set()

@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -105,6 +105,26 @@ def read_starts(folder: Path, index: int) -> Starts:
 def write_starts(folder: Path, index: int, starts: Starts) -> None:
     """The starts of run `index`, atomically."""
     write_json(starts_file(folder, index), starts.model_dump())
+
+
+def begin(folder: Path, index: int, marks: Sequence[str]) -> str:
+    """Counts a start of run `index`. Returns why the run is given up, '' where it may start. marks: of its RunSpec."""
+    ended_file(folder, index).unlink(missing_ok=True)
+    starts = next_start(read_starts(folder, index), newest(marks))
+    if starts.idle >= IDLE:
+        message = f"{starts.idle} starts in a row ended before anything was saved: the time limit is shorter than "
+        message += "start-up and one step (raise cluster.time), or something else ends the job early"
+        write_ended(folder, index, "failed", message)
+        return message
+    write_starts(folder, index, starts)
+    if starts.count > 1:
+        wait_for_locks(marks)
+    return ""
+
+
+def log_file(folder: Path, index: int) -> Path:
+    """What run `index` prints where several share a GPU."""
+    return folder / f"run-{index}.log"
 
 
 def note_end(folder: Path, index: int, why: str) -> Starts:

@@ -18,7 +18,7 @@ LOST = ("failed", "cancelled", "timeout", "lost")  # states after which nothing 
 
 
 class Awaited(Protocol):
-    """A run that others wait for: Submitted, or Recorded of an earlier call."""
+    """A run that others wait for: JobHandle, or SubmissionRow of an earlier call."""
 
     @property
     def name(self) -> str: ...
@@ -29,12 +29,12 @@ class Awaited(Protocol):
     @property
     def cluster(self) -> str: ...
 
-    def present(self) -> str:
-        """Its state, without starting anything."""
+    def state(self) -> str:
+        """pending, running, done, failed, cancelled, timeout, lost or unknown."""
 
 
 @dataclass
-class Record:
+class SubmissionFile:
     """submission.json of one call, kept as its jobs start."""
 
     folder: Path
@@ -51,16 +51,14 @@ class Record:
 
 
 @dataclass
-class Sent:
+class QueuedJob:
     """One job, perhaps of several runs. job: submitit's, None while a local one waits; limit: local jobs at once.
 
     over: a debugged one has ended; submitit keeps saying QUEUED of one that failed.
     """
 
     what: Job
-    folder: Path
-    tasks: int
-    record: Record
+    record: SubmissionFile
     executor: submitit.AutoExecutor
     limit: int = 1
     after: Sequence[Awaited] = ()
@@ -72,12 +70,12 @@ class Sent:
         """Hands it to submitit."""
         with outside():
             self.job = self.executor.submit(self.what)
-        self.record.started({run.index: str(self.job.job_id) for run in self.what.runs})
+        self.record.started(dict.fromkeys(self.what.numbers, str(self.job.job_id)))
 
     def give_up(self, reason: str) -> None:
         """It will not be started."""
-        for run in self.what.runs:
-            write_ended(run.folder, run.index, "cancelled", reason)
+        for index in self.what.numbers:
+            write_ended(self.what.folder, index, "cancelled", reason)
 
     def seen(self) -> slurm_state.Seen | None:
         """What Slurm, or the local process, says."""
@@ -93,12 +91,13 @@ class Sent:
 
 @dataclass
 class LocalQueue:
-    """Local jobs in the order of submission. Whoever asks for a state starts the next."""
+    """Local jobs in the order of submission. Whoever waits for one calls `pump` again and again; asking for a state
+    starts nothing."""
 
-    waiting: list[Sent] = field(default_factory=list)
-    active: list[Sent] = field(default_factory=list)
+    waiting: list[QueuedJob] = field(default_factory=list)
+    active: list[QueuedJob] = field(default_factory=list)
 
-    def add(self, jobs: Sequence[Sent]) -> None:
+    def add(self, jobs: Sequence[QueuedJob]) -> None:
         """Jobs that are to run when there is room and what they wait for is done."""
         self.waiting += jobs
         self.pump()
@@ -107,7 +106,7 @@ class LocalQueue:
         """Starts what there is room for, and gives up what waits for a run that failed."""
         self.active = [sent for sent in self.active if not sent.job.done()]
         for sent in list(self.waiting):
-            states = {one.name: one.present() for one in sent.after}
+            states = {one.name: one.state() for one in sent.after}
             failed = [name for name, state in states.items() if state in LOST]
             if failed:
                 self.waiting.remove(sent)
@@ -116,7 +115,7 @@ class LocalQueue:
                 self.waiting.remove(sent)
                 self._start(sent)
 
-    def _start(self, sent: Sent) -> None:
+    def _start(self, sent: QueuedJob) -> None:
         count = sent.executor.parameters.get("gpus_per_node") or 0
         if count:  # submitit gives every job the first ones
             taken = Counter(number for other in self.active for number in other.gpus)

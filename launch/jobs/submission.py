@@ -1,5 +1,6 @@
 """Jobs through submitit: the batch script, dependencies, submission."""
 
+import itertools
 import logging
 import os
 import shlex
@@ -19,16 +20,17 @@ from launch.jobs.attempts import IDLE
 from launch.jobs.checks import check_folder
 from launch.jobs.cluster import ClusterConfig, submitit_parameters, visible_gpus
 from launch.jobs.entry_points import ENTRIES
-from launch.jobs.handle import JobFailed, Submitted
+from launch.jobs.handle import JobFailed, JobHandle
 from launch.jobs.inherited import outside
-from launch.jobs.local_queue import LOST, QUEUE, Awaited, Record, Sent
+from launch.jobs.local_queue import LOST, QUEUE, Awaited, QueuedJob, SubmissionFile
 from launch.jobs.processes import this_process
-from launch.jobs.submission_record import Row, Submission
-from launch.jobs.worker import Job, Run
+from launch.jobs.run_spec import RunSpec
+from launch.jobs.submission_record import StoredRow, Submission
+from launch.jobs.worker import Job
 from pipeline.config.layer_folders import OWN
 from pipeline.contracts import InputError
 
-__all__ = ["JobFailed", "Submitted", "script", "submit_runs"]
+__all__ = ["JobFailed", "JobHandle", "script", "submit_runs"]
 
 
 class _Anywhere(SlurmExecutor):
@@ -113,26 +115,25 @@ def submit_runs(
     folder: Path,
     entry: str = "train",
     after: Sequence[Awaited] = (),
-) -> list[Submitted]:
+) -> list[JobHandle]:
     """Each command (the words of one run) as a job; several as an array with cluster.pack runs a task.
 
-    folder: for logs, the code and submission.json, new or empty. after: runs (Submitted, or Recorded of an earlier
+    folder: for logs, the code and submission.json, new or empty. after: runs (JobHandle, or SubmissionRow of an earlier
     call) that must be done before any of these starts; where one fails, these end as cancelled. Raises InputError for
     what cannot be submitted, ConfigError for words that the entry point would refuse.
     """
     folder = folder.absolute()
     check_folder(cluster, folder)
     fresh = not folder.exists() or not any(folder.iterdir())
-    runs = [make_run(entry, i, words, folder) for i, words in enumerate(commands)]
+    runs = [make_spec(entry, words) for words in commands]
     groups = [tuple(runs[i : i + cluster.pack]) for i in range(0, len(runs), cluster.pack)]
     waits_for = slurm_ids(after) if is_slurm(cluster) else ()
     executor = make_executor(cluster, folder, job_name(folder, entry), waits_for, array=len(groups) > 1)
     code_snapshot.take(folder / "code")
-    record = Record(folder, describe(cluster, entry, groups, after))
-    jobs = [Job(entry=entry, runs=group, retries=cluster.retries) for group in groups]
-    sent = [
-        Sent(job, folder, cluster.ranks, record, executor, limit=cluster.parallel or 1, after=after) for job in jobs
-    ]
+    record = SubmissionFile(folder, describe(cluster, entry, groups, after))
+    firsts = itertools.accumulate(map(len, groups), initial=0)
+    jobs = [Job(folder=folder, runs=g, first=k, retries=cluster.retries) for g, k in zip(groups, firsts, strict=False)]
+    sent = [QueuedJob(job, record, executor, limit=cluster.parallel or 1, after=after) for job in jobs]
     try:
         with outside(cluster.given, devices=is_slurm(cluster)):
             start(cluster, sent)
@@ -142,7 +143,9 @@ def submit_runs(
         raise InputError(f"the job was not accepted: {' '.join(str(error).split())[-400:]}") from None
     patience_s = cluster.patience * 60.0
     return [
-        Submitted(folder, list(run.words), run, one, patience_s=patience_s) for one in sent for run in one.what.runs
+        JobHandle(index, run, one, patience_s=patience_s)
+        for one in sent
+        for index, run in zip(one.what.numbers, one.what.runs, strict=True)
     ]
 
 
@@ -151,21 +154,21 @@ def is_slurm(cluster: ClusterConfig) -> bool:
     return cluster.name == "slurm"
 
 
-def make_run(entry: str, index: int, words: Sequence[str], folder: Path) -> Run:
+def make_spec(entry: str, words: Sequence[str]) -> RunSpec:
     """One run, its words checked. Raises ConfigError, InputError."""
-    config = ENTRIES[entry].check(list(words))
-    writes = ENTRIES[entry].folder(config).absolute()
-    return Run(index=index, words=tuple(words), folder=folder, writes=str(writes), marks=ENTRIES[entry].marks(config))
+    kind = ENTRIES[entry]
+    config = kind.check(list(words))
+    return RunSpec(entry=entry, words=tuple(words), folder=kind.folder(config).absolute(), marks=kind.marks(config))
 
 
 def describe(
-    cluster: ClusterConfig, entry: str, groups: Sequence[Sequence[Run]], after: Sequence[Awaited]
+    cluster: ClusterConfig, entry: str, groups: Sequence[Sequence[RunSpec]], after: Sequence[Awaited]
 ) -> Submission:
     """What submission.json says before any job has a number."""
+    runs = [(run, len(group) > 1) for group in groups for run in group]
     rows = tuple(
-        Row(index=r.index, job=None, tasks=cluster.ranks, words=r.words, run=r.writes, packed=len(group) > 1)
-        for group in groups
-        for r in group
+        StoredRow(index=k, job=None, tasks=cluster.ranks, words=run.words, run=str(run.folder), packed=packed)
+        for k, (run, packed) in enumerate(runs)
     )
     return Submission(
         cluster=cluster.name, entry=entry, host=socket.gethostname(), created=time.time(), launcher=this_process(),
@@ -177,7 +180,7 @@ def slurm_ids(after: Sequence[Awaited]) -> tuple[str, ...]:
     """Jobs that Slurm is to wait for; what is done already needs no waiting. Raises InputError."""
     ids: dict[str, None] = {}
     for one in after:
-        state = one.present()
+        state = one.state()
         if state == "done":
             continue
         if one.cluster != "slurm" or not one.job_id:
@@ -188,7 +191,7 @@ def slurm_ids(after: Sequence[Awaited]) -> tuple[str, ...]:
     return tuple(ids)
 
 
-def start(cluster: ClusterConfig, sent: Sequence[Sent]) -> None:
+def start(cluster: ClusterConfig, sent: Sequence[QueuedJob]) -> None:
     """Hands the jobs to submitit: an array on Slurm, some at a time on this machine, one after the other to debug."""
     logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns where there is no sacct; states come from watch.py
     sent[0].record.write()
@@ -196,7 +199,7 @@ def start(cluster: ClusterConfig, sent: Sequence[Sent]) -> None:
         QUEUE.add(sent)
         return
     if cluster.name == "debug":
-        return  # Submitted.wait runs them
+        return  # JobHandle.wait runs them
     if len(sent) == 1:
         sent[0].start()
         return
@@ -205,4 +208,4 @@ def start(cluster: ClusterConfig, sent: Sequence[Sent]) -> None:
         jobs = [executor.submit(one.what) for one in sent]
     for one, job in zip(sent, jobs, strict=True):
         one.job = job
-    sent[0].record.started({run.index: str(one.job.job_id) for one in sent for run in one.what.runs})
+    sent[0].record.started({index: str(one.job.job_id) for one in sent for index in one.what.numbers})

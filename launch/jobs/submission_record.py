@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from launch.jobs import slurm_state
-from launch.jobs.attempts import read_ended, read_starts
+from launch.jobs.attempts import log_file, read_ended, read_starts
 from launch.jobs.processes import Process, runs_with
 from pipeline.config import ConfigError, validate
 from pipeline.config.base import Section
@@ -23,7 +23,7 @@ FILE = "submission.json"
 FOLDER = re.compile(r"job-\d+")
 
 
-class Row(Section):
+class StoredRow(Section):
     """One run. job: Slurm's number or a process, None while a local run waits; packed: it shares its job."""
 
     model_config = ConfigDict(extra="ignore")
@@ -46,7 +46,7 @@ class Submission(Section):
     created: float
     launcher: Process
     after: tuple[str, ...] = ()
-    runs: tuple[Row, ...]
+    runs: tuple[StoredRow, ...]
 
     def write(self, folder: Path) -> None:
         """Into `folder`, atomically."""
@@ -59,7 +59,7 @@ class Submission(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recorded:
+class SubmissionRow:
     """One run of a submission. folder: of the submission; run_folder: where the run writes."""
 
     folder: Path
@@ -92,15 +92,15 @@ class Recorded:
         if self.job_id is None:
             return []
         logs = [self.folder / f"{self.job_id}_{task}_log.out" for task in range(self.tasks)]
-        return [self.folder / f"run-{self.index}.log", *logs] if self.packed else logs
+        return [log_file(self.folder, self.index), *logs] if self.packed else logs
 
     def state(self) -> str:
         """pending, running, done, failed, cancelled, timeout, lost (nothing knows it any more) or unknown."""
         return states([self])[0]
 
-    def present(self) -> str:
-        """The same as state(), which for handles on local runs starts others as well."""
-        return self.state()
+    def row(self) -> "SubmissionRow":
+        """The run as its submission has it by now."""
+        return next((row for row in read_submission(self.folder) if row.index == self.index), self)
 
     def restarts(self) -> int:
         """Starts after the first one, whatever their cause."""
@@ -124,30 +124,30 @@ class Recorded:
         return f"{said}: {', '.join(self.after)}" if said == slurm_state.WAITED and self.after else said
 
 
-def look(jobs: Sequence[Recorded]) -> list[slurm_state.Seen | None]:
+def look(jobs: Sequence[SubmissionRow]) -> list[slurm_state.Seen | None]:
     """What Slurm and this machine say; one call of Slurm for all. Runs that are done are not asked about."""
     slurm = [j.job_id for j in jobs if j.cluster == "slurm" and j.job_id]
     seen = slurm_state.look_all(slurm)
     return [seen[j.job_id or ""] if j.cluster == "slurm" and j.job_id else j.here() for j in jobs]
 
 
-def states(jobs: Sequence[Recorded]) -> list[str]:
-    """The state of each, see Recorded.state; one call of Slurm however many they are."""
+def states(jobs: Sequence[SubmissionRow]) -> list[str]:
+    """The state of each, see SubmissionRow.state; one call of Slurm however many they are."""
     ended = [job.ended for job in jobs]
     open_ = [k for k, end in enumerate(ended) if end is None or end["outcome"] == "failed"]
     seen = dict(zip(open_, look([jobs[k] for k in open_]), strict=True))
     return [slurm_state.judge(end, seen.get(k)) for k, end in enumerate(ended)]
 
 
-def recorded(folder: Path, submission: Submission, row: Row) -> Recorded:
+def row_of(folder: Path, submission: Submission, row: StoredRow) -> SubmissionRow:
     """One run of a submission in `folder`."""
     common = submission.model_dump(exclude={"format", "runs", "launcher"})
     run = None if row.run is None else Path(row.run)
     own = {"job_id": row.job, "run_folder": run, **row.model_dump(exclude={"job", "run"})}
-    return Recorded(folder=folder, launcher=submission.launcher, **common, **own)
+    return SubmissionRow(folder=folder, launcher=submission.launcher, **common, **own)
 
 
-def read_submission(folder: Path) -> list[Recorded]:
+def read_submission(folder: Path) -> list[SubmissionRow]:
     """The runs that were submitted with `folder` for their logs. Raises InputError with one line."""
     file = folder / FILE
     try:
@@ -156,7 +156,7 @@ def read_submission(folder: Path) -> list[Recorded]:
         raise InputError(f"{file} is not the record of a submission: {error.problems[0]}") from None
     except Unreadable as error:
         raise InputError(f"cannot read {file}: {error}") from None
-    return [recorded(folder.absolute(), found, row) for row in found.runs]
+    return [row_of(folder.absolute(), found, row) for row in found.runs]
 
 
 def free_folder(folder: Path) -> Path:
@@ -165,7 +165,7 @@ def free_folder(folder: Path) -> Path:
     return folder / f"job-{max(taken, default=0) + 1}"
 
 
-def find_submissions(tops: Iterable[Path]) -> list[Recorded]:
+def find_submissions(tops: Iterable[Path]) -> list[SubmissionRow]:
     """All runs of the submissions at or below `tops`, in the order of submission, each once. Raises InputError."""
     found: dict[Path, None] = {}
     for top in tops:

@@ -12,26 +12,21 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from launch.jobs.attempts import (
-    IDLE,
     TAKEN,
-    ended_file,
-    newest,
-    next_start,
+    begin,
+    log_file,
     note_end,
-    read_starts,
-    wait_for_locks,
     write_ended,
-    write_starts,
 )
 from launch.jobs.entry_points import ENTRIES
 from launch.jobs.rendezvous import torch_environment
+from launch.jobs.run_spec import RunSpec
 from pipeline import cli as endings
 from pipeline import signals
 from pipeline.engine.distributed.preemption import EXIT_CODE, Interrupted
@@ -54,7 +49,7 @@ def preempted(job: str) -> bool:
     return "JobState=CANCELLED" not in shown and found is not None and found[1] not in ("None", "Unknown", "N/A")
 
 
-def start_again(number: int, runs: Sequence["Run"]) -> NoReturn:
+def start_again(number: int, what: "Job") -> NoReturn:
     """Ends this rank after signal `number`; rank 0 sees to it that the runs go on."""
     job, leader = slurm_job(), os.environ.get("SLURM_PROCID", "0") == "0"
     if job is None:
@@ -64,80 +59,51 @@ def start_again(number: int, runs: Sequence["Run"]) -> NoReturn:
         os._exit(0)  # --kill-on-bad-exit would stop rank 0 before it has asked
     taken = preempted(job)
     if number == signal.SIGUSR2 or taken:
-        for run in runs:
-            note_end(run.folder, run.index, TAKEN if taken else "time limit")
+        for index in what.numbers:
+            note_end(what.folder, index, TAKEN if taken else "time limit")
         print(f"{signal.Signals(number).name}: job {job} is requeued", flush=True)
         subprocess.run(["scontrol", "requeue", job], timeout=60)
     os._exit(EXIT_CODE)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """One run: number in its submission, words of its command line, folder of the submission.
-
-    writes: the run's own folder; marks: patterns of the files that show how far it is.
-    """
-
-    index: int
-    words: tuple[str, ...]
-    folder: Path
-    writes: str = ""
-    marks: tuple[str, ...] = ()
-
-    @property
-    def log(self) -> Path:
-        """What it prints where several share a GPU."""
-        return self.folder / f"run-{self.index}.log"
-
-    def begin(self) -> str:
-        """Counts a start. Returns why the run is given up, '' where it may start."""
-        ended_file(self.folder, self.index).unlink(missing_ok=True)
-        starts = next_start(read_starts(self.folder, self.index), newest(self.marks))
-        if starts.idle >= IDLE:
-            message = f"{starts.idle} starts in a row ended before anything was saved: the time limit is shorter than "
-            message += "start-up and one step (raise cluster.time), or something else ends the job early"
-            self.end("failed", message)
-            return message
-        write_starts(self.folder, self.index, starts)
-        if starts.count > 1:
-            wait_for_locks(self.marks)
-        return ""
-
-    def end(self, outcome: str, message: str = "") -> None:
-        """How it ended."""
-        write_ended(self.folder, self.index, outcome, message)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Job:
-    """What submitit calls on each rank. entry: key of ENTRIES; runs: one, or several that share a GPU."""
+    """What submitit calls on each rank. folder: of the submission; runs: of one entry point, one or several that share
+    a GPU; first: number of the first one in the submission."""
 
-    entry: str
-    runs: tuple[Run, ...]
+    folder: Path
+    runs: tuple[RunSpec, ...]
+    first: int = 0
     retries: int = 0
 
+    @property
+    def numbers(self) -> range:
+        """Of its runs in the submission."""
+        return range(self.first, self.first + len(self.runs))
+
     def __call__(self) -> str:
-        early: Any = lambda number, frame: start_again(number, self.runs)  # noqa: E731
+        early: Any = lambda number, frame: start_again(number, self)  # noqa: E731
         # Before training listens itself, and in what has nothing to save: nothing is lost by starting again.
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, early)
-        os.environ.update(torch_environment(self.runs[0].folder))
+        os.environ.update(torch_environment(self.folder))
         if is_leader():
-            early_file(self.runs[0].folder).unlink(missing_ok=True)  # Python came up: those before are no row any more
-            given_up = [message for message in [run.begin() for run in self.runs] if message]
+            early_file(self.folder).unlink(missing_ok=True)  # Python came up: those before are no row any more
+            starts = [begin(self.folder, index, run.marks) for index, run in zip(self.numbers, self.runs, strict=True)]
+            given_up = [message for message in starts if message]
             if given_up:
                 print(f"error: {given_up[0]}", file=sys.stderr, flush=True)
                 sys.exit(endings.USER_ERROR)  # what cluster.retries does not repeat
         if len(self.runs) > 1:
-            return run_together(self.entry, self.runs)
+            return run_together(self)
         return self._alone(self.runs[0])
 
-    def _alone(self, run: Run) -> str:
+    def _alone(self, run: RunSpec) -> str:
         """The entry point in this process."""
         # What training answers by itself, and what hangs and is ended, starts again in the same way.
-        signals.listen(signals.GOES_ON, EXIT_CODE, bounded=False).finish = lambda n: start_again(n, self.runs)
-        module = ENTRIES[self.entry].load()
-        sys.argv = [str(script_of(self.entry)), *run.words]
+        signals.listen(signals.GOES_ON, EXIT_CODE, bounded=False).finish = lambda n: start_again(n, self)
+        module = ENTRIES[run.entry].load()
+        sys.argv = [str(script_of(run.entry)), *run.words]
         failures = {**getattr(module, "FAILURES", {})}
         failures[Interrupted] = None  # raised; a rank that is a moment late must not take it for another's defect
         code: int | str | None = 0
@@ -147,24 +113,24 @@ class Job:
             code = ended.code
         except Interrupted as stopped:
             print(stopped, flush=True)
-            start_again(stopped.number, self.runs)
+            start_again(stopped.number, self)
         except BaseException as error:
             traceback.print_exc()
-            self._fail(run, f"{type(error).__name__}: {error}", 1)
+            self._fail(f"{type(error).__name__}: {error}", 1)
         for number in (signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)  # it is done: a late signal must not start it again
         if code:
-            self._fail(run, f"exit code {code}", code)
+            self._fail(f"exit code {code}", code)
         if is_leader():
-            run.end("done")
+            write_ended(self.folder, self.first, "done")
         return "done"
 
-    def _fail(self, run: Run, message: str, code: int | str) -> NoReturn:
+    def _fail(self, message: str, code: int | str) -> NoReturn:
         """Ends this rank; the local launcher may start the run once more, under Slurm the batch script counts."""
         if not is_leader():
             sys.exit(code)
-        run.end("failed", message)
-        starts = note_end(run.folder, run.index, "failed")
+        write_ended(self.folder, self.first, "failed", message)
+        starts = note_end(self.folder, self.first, "failed")
         local = slurm_job() is None and "SUBMITIT_LOCAL_JOB_ID" in os.environ
         again = local and code != endings.USER_ERROR and starts.failures <= self.retries
         sys.exit(LOCAL_AGAIN if again else code)
@@ -185,7 +151,7 @@ def script_of(entry: str) -> Path:
     return Path(__file__).resolve().parents[2] / ENTRIES[entry].script
 
 
-def run_together(entry: str, runs: Sequence[Run]) -> str:
+def run_together(job: Job) -> str:
     """Each run in a process of its own; signals go to all, and one that was stopped starts all again: those that
     are done end at once."""
     processes: list[subprocess.Popen[bytes]] = []
@@ -198,19 +164,19 @@ def run_together(entry: str, runs: Sequence[Run]) -> str:
 
     for number in (signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, forward)
-    for run in runs:
-        with run.log.open("ab") as log:
-            command = [sys.executable, "-u", str(script_of(entry)), *run.words]
+    for index, run in zip(job.numbers, job.runs, strict=True):
+        with log_file(job.folder, index).open("ab") as log:
+            command = [sys.executable, "-u", str(script_of(run.entry)), *run.words]
             processes.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT))
     codes = [process.wait() for process in processes]
-    for run, code in zip(runs, codes, strict=True):
+    for index, code in zip(job.numbers, codes, strict=True):
         if code == 0:
-            run.end("done")
+            write_ended(job.folder, index, "done")
         elif not received:
-            run.end("failed", f"exit code {code}")
-            note_end(run.folder, run.index, "failed")
+            write_ended(job.folder, index, "failed", f"exit code {code}")
+            note_end(job.folder, index, "failed")
     if received and any(codes):
-        start_again(received[-1], runs)
+        start_again(received[-1], job)
     if any(codes):
         sys.exit(next(code if code > 0 else 128 - code for code in codes if code))
     return "done"

@@ -12,7 +12,7 @@ from typing import Any
 
 from launch.jobs import slurm_state, submission_record
 from launch.jobs.attempts import read_starts
-from launch.jobs.submission_record import Recorded
+from launch.jobs.submission_record import SubmissionRow
 from launch.monitor.progress import Progress, is_held, locked_inodes, read_progress
 from pipeline.contracts import InputError
 from pipeline.run_folder.record import CONFIG, entered
@@ -53,7 +53,7 @@ class Row:
 class Asked:
     """A job and what its scheduler says of it. seen: None where nothing answers, and for what is done."""
 
-    job: Recorded
+    job: SubmissionRow
     seen: slurm_state.Seen | None
 
     @functools.cached_property
@@ -69,7 +69,7 @@ class Asked:
 
 
 @functools.lru_cache(maxsize=4096)
-def _reason(job: Recorded, seen: slurm_state.Seen | None) -> str:
+def _reason(job: SubmissionRow, seen: slurm_state.Seen | None) -> str:
     """Why a job ended without a result, in one line. Cached: it reads the end of a log."""
     said = " ".join(job.reason(seen).split())
     if not re.fullmatch(r"exit code \d+", said):
@@ -114,15 +114,15 @@ def collect(tops: Sequence[Path]) -> list[Row]:
     return rows + [_row(str(f), f, "unknown", why, Progress(), None) for f, why in unreadable.items()]
 
 
-def _latest(folders: Iterable[Path], roots: Sequence[Path], unreadable: dict[Path, str]) -> dict[Path, Recorded]:
+def _latest(folders: Iterable[Path], roots: Sequence[Path], unreadable: dict[Path, str]) -> dict[Path, SubmissionRow]:
     """The last submission of each run that lies, or was sent from, below `roots`; why others cannot be read."""
-    recorded: list[Recorded] = []
+    recorded: list[SubmissionRow] = []
     for folder in folders:
         try:
             recorded += submission_record.read_submission(folder)
         except InputError as error:
             unreadable[folder] = str(error)
-    latest: dict[Path, Recorded] = {}
+    latest: dict[Path, SubmissionRow] = {}
     for job in sorted(recorded, key=lambda j: (j.created, str(j.folder), j.index)):
         for run in run_folders(job):
             if any(_within(run, root) or _within(job.folder, root) for root in roots):
@@ -130,7 +130,7 @@ def _latest(folders: Iterable[Path], roots: Sequence[Path], unreadable: dict[Pat
     return latest
 
 
-def run_folders(job: Recorded) -> list[Path]:
+def run_folders(job: SubmissionRow) -> list[Path]:
     """Where a job trains: one folder, or one for each of seeds=N; for other entry points a name in its own folder."""
     if job.entry != "train" or job.run_folder is None:
         return [job.folder / f"{job.entry}-{job.index}"]
@@ -144,7 +144,7 @@ def _number(words: Sequence[str], key: str, default: int) -> int:
     return given[-1] if given else default
 
 
-def _ask(latest: Mapping[Path, Recorded]) -> dict[Path, Asked]:
+def _ask(latest: Mapping[Path, SubmissionRow]) -> dict[Path, Asked]:
     """What the scheduler says of each, in one call for all jobs that are not done."""
     jobs = list(dict.fromkeys(latest.values()))
     asked = [job for job in jobs if (job.ended or {}).get("outcome") != "done"]
@@ -155,7 +155,7 @@ def _ask(latest: Mapping[Path, Recorded]) -> dict[Path, Asked]:
 
 def _rows(places: Mapping[Path, Path], asked: Mapping[Path, Asked], *, many: bool) -> list[Row]:
     inodes = locked_inodes()
-    begun: set[Recorded] = set()  # seeds=N trains one after the other: after the first unfinished one, all wait
+    begun: set[SubmissionRow] = set()  # seeds=N trains one after the other: after the first unfinished one, all wait
     rows = []
     for folder, top in sorted(places.items(), key=_order):
         progress = read_progress(folder) if (folder / CONFIG).exists() else None

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from launch.jobs.entry_points import ENTRIES
+from launch.jobs.run_spec import RunSpec
 from launch.sweeps.keys import CacheSpec
-from launch.sweeps.runs import Plan, Planned, needs_teacher, reads_maps, words_of
+from launch.sweeps.runs import Plan, needs_teacher, reads_maps, words_of
 from pipeline.builders.method import declared_by, method_kinds
 from pipeline.config import ConfigError, DataConfig, TrainConfig
 from pipeline.config.affects import without_later
@@ -32,12 +33,12 @@ def cacheable(config: TrainConfig) -> bool:
 def add_caches(plan: Plan, spec: CacheSpec) -> Plan:
     """The plan with a cache for each group of students whose teacher says the same; they read it. Raises ConfigError
     for caches that cannot be written."""
-    groups: dict[str, list[Planned]] = {}
+    groups: dict[str, list[RunSpec]] = {}
     for run in plan.students:
         if cacheable(run.config):
             groups.setdefault(group_key(run.config), []).append(run)
-    caches: list[Planned] = []
-    readers: dict[Path, Planned] = {}
+    caches: list[RunSpec] = []
+    readers: dict[Path, RunSpec] = {}
     for key, runs in groups.items():
         cache = make_cache(plan.folder, key, runs, spec)
         caches.append(cache)
@@ -63,7 +64,7 @@ def has_views(method: str, part: str) -> bool:
     return kind.streams is not Distiller.streams or kind.shown_streams is not Distiller.shown_streams
 
 
-def make_cache(folder: Path, key: str, runs: list[Planned], spec: CacheSpec) -> Planned:
+def make_cache(folder: Path, key: str, runs: list[RunSpec], spec: CacheSpec) -> RunSpec:
     """The run of data_prep/cache_teacher.py for these students."""
     first, network = runs[0], re.sub("[/:]", "-", str(runs[0].config.teacher.model))
     name = f"cache/{first.config.dataset}/{network}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
@@ -76,10 +77,10 @@ def make_cache(folder: Path, key: str, runs: list[Planned], spec: CacheSpec) -> 
     except (ConfigError, InputError) as error:
         raise ConfigError([f"cache of {network}: {problem}" for problem in str(error).splitlines()]) from None
     place: dict[str, Any] = {"name": name, "folder": folder / name, "waits": first.waits}
-    return Planned(words=tuple(words), config=first.config, entry=ENTRY, helper=True, **place)
+    return RunSpec(words=tuple(words), config=first.config, entry=ENTRY, helper=True, **place)
 
 
-def reader(run: Planned, cache: Path) -> Planned:
+def reader(run: RunSpec, cache: Path) -> RunSpec:
     """The run with cached outputs in place of its live teacher."""
     teacher = run.config.teacher
     more = {"source": "cached", "cached_from": teacher.source, "cache": str(cache)}

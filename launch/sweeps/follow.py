@@ -10,10 +10,10 @@ from pathlib import Path
 from types import FrameType
 
 from launch.jobs import slurm_state as watch
-from launch.jobs.handle import TAIL, Submitted
+from launch.jobs.handle import TAIL, JobHandle, states_of
 from launch.jobs.local_queue import QUEUE
-from launch.jobs.submission_record import Recorded, read_submission, states
-from launch.sweeps.runs import Planned
+from launch.jobs.run_spec import RunSpec
+from launch.jobs.submission_record import SubmissionRow
 from launch.sweeps.text import ended_line
 from launch.tables.formats import FORMATS, markdown
 from launch.tables.report import make_report
@@ -24,7 +24,7 @@ from pipeline.utils.atomic import write_text
 
 STOP_S = 120.0  # to write a checkpoint
 TAILS = 5  # logs that are shown
-Handle = Submitted | Recorded
+Handle = JobHandle | SubmissionRow
 
 
 class Stopped(Exception):
@@ -39,10 +39,10 @@ class Failed(Exception):
 class Following:
     """Runs that have not ended, and those that have. patience_s: how long a silent Slurm is waited for."""
 
-    open: list[tuple[Planned, Handle]]
+    open: list[tuple[RunSpec, Handle]]
     patience_s: float
     poll_s: float = 1.0
-    ended: list[tuple[Planned, Handle, str]] = field(default_factory=list)
+    ended: list[tuple[RunSpec, Handle, str]] = field(default_factory=list)
 
     def watch(self) -> None:
         """Returns when all have ended; one line for each. Raises Failed when Slurm has not answered for too long."""
@@ -50,6 +50,7 @@ class Following:
         answered = begin
         while self.open:
             with unheard():
+                QUEUE.pump()
                 found = states_of([handle for _, handle in self.open])
             now = time.monotonic()
             answered = now if "unknown" not in found else answered
@@ -73,19 +74,8 @@ class Following:
             lines.append(f"{run.name} {state}: {handle.reason()}")
             if state != "cancelled" and shown < TAILS:
                 shown += 1
-                lines.append(watch.tail(handle.logs() if isinstance(handle, Submitted) else handle.log, TAIL))
+                lines.append(watch.tail(handle.log, TAIL))
         return "\n".join(lines)
-
-
-def states_of(handles: Sequence[Handle]) -> list[str]:
-    """The state of each; starts local jobs whose turn it is. Runs of earlier calls are read anew: theirs change."""
-    QUEUE.pump()
-    return states([h.recorded() if isinstance(h, Submitted) else refreshed(h) for h in handles])
-
-
-def refreshed(one: Recorded) -> Recorded:
-    """The run as its submission has it by now."""
-    return next((row for row in read_submission(one.folder) if row.index == one.index), one)
 
 
 @contextlib.contextmanager

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from launch.jobs.run_spec import RunSpec
 from launch.sweeps.cells import Cell
 from launch.sweeps.keys import Keys, SweepFile
 from launch.sweeps.names import name_cells
-from launch.sweeps.runs import CHECKPOINT, Plan, Planned, needs_teacher, words_of
+from launch.sweeps.runs import CHECKPOINT, Plan, needs_teacher, words_of
 from launch.sweeps.teachers import VIEW, Teachers
 from pipeline.builders.method import method_kinds
 from pipeline.builders.names import train_config
@@ -114,7 +115,7 @@ def once(cells: Sequence[Cell], configs: Sequence[TrainConfig]) -> list[tuple[Ce
     return list(found.values())
 
 
-def student(folder: Path, name: str, keys: Keys, config: TrainConfig, waits: Path | None) -> Planned:
+def student(folder: Path, name: str, keys: Keys, config: TrainConfig, waits: Path | None) -> RunSpec:
     """One run of a cell: its configuration with seed, teacher's weights and place, and the words that give it."""
     name = f"{name}/seed{keys['seed']}"
     keys = {**keys, "run.dir": str(folder), "run.name": name}
@@ -122,7 +123,7 @@ def student(folder: Path, name: str, keys: Keys, config: TrainConfig, waits: Pat
     teacher = config.teacher.model_copy(update={k: tuple(v) if isinstance(v, list) else v for k, v in told.items()})
     run = config.run.model_copy(update={"dir": str(folder), "name": name})
     made = config.model_copy(update={"seed": keys["seed"], "teacher": teacher, "run": run})
-    return Planned(name=name, folder=folder / name, words=tuple(words_of(keys)), config=made, waits=waits)
+    return RunSpec(name=name, folder=folder / name, words=tuple(words_of(keys)), config=made, waits=waits)
 
 
 def identity(config: TrainConfig) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from launch.jobs.run_spec import RunSpec
 from pipeline.builders.method import method_kinds
 from pipeline.config import TrainConfig
 from pipeline.contracts import Signal
@@ -17,32 +18,18 @@ CHECKPOINT = "teacher.checkpoint"
 PLAIN = re.compile(r"[A-Za-z_/.][\w./+-]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Planned:
-    """One run. folder: where it writes; words: of its entry point; waits: for the run or cache of that folder; helper:
-    a teacher or a cache, which is there for others."""
-
-    name: str
-    folder: Path
-    words: tuple[str, ...]
-    config: TrainConfig
-    entry: str = "train"
-    waits: Path | None = None
-    helper: bool = False
-
-
 @dataclass
 class Plan:
     """A whole sweep, in the order of its stages. repeats: runs that equal another one and are left out."""
 
     folder: Path
-    teachers: list[Planned] = field(default_factory=list)
-    caches: list[Planned] = field(default_factory=list)
-    students: list[Planned] = field(default_factory=list)
+    teachers: list[RunSpec] = field(default_factory=list)
+    caches: list[RunSpec] = field(default_factory=list)
+    students: list[RunSpec] = field(default_factory=list)
     repeats: int = 0
 
     @property
-    def runs(self) -> list[Planned]:
+    def runs(self) -> list[RunSpec]:
         """All of them, each after what it waits for."""
         return [*self.teachers, *self.caches, *self.students]
 

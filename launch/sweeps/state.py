@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from launch.jobs.submission_record import Recorded, find_submissions, states
-from launch.sweeps.runs import Planned
+from launch.jobs.run_spec import RunSpec
+from launch.jobs.submission_record import SubmissionRow, find_submissions, states
 from launch.tables.runs import read_run
 from pipeline.config import ConfigError, TrainConfig, flatten
 from pipeline.run_folder.record import CONFIG, RunRecord
@@ -19,63 +19,63 @@ TRAIN = "train"
 
 
 @dataclass
-class Standing:
+class SweepStatus:
     """The runs of a plan by what has become of them. in_work: with the record of the call that sent them, and its
     state; spared: teachers and caches that are not there, and that nobody needs."""
 
-    done: list[Planned] = field(default_factory=list)
-    in_work: list[tuple[Planned, Recorded, str]] = field(default_factory=list)
-    todo: list[Planned] = field(default_factory=list)
-    spared: list[Planned] = field(default_factory=list)
+    done: list[RunSpec] = field(default_factory=list)
+    in_work: list[tuple[RunSpec, SubmissionRow, str]] = field(default_factory=list)
+    todo: list[RunSpec] = field(default_factory=list)
+    spared: list[RunSpec] = field(default_factory=list)
 
 
-def look(runs: Sequence[Planned], folder: Path) -> Standing:
+def look(runs: Sequence[RunSpec], folder: Path) -> SweepStatus:
     """What has become of `runs`. Raises ConfigError where a folder holds a run of other numbers."""
     sent = {key_of(one): one for one in find_submissions([folder])} if folder.is_dir() else {}
     found = dict(zip(sent, states(list(sent.values())), strict=True))
-    standing, other = Standing(), []
+    status, other = SweepStatus(), []
     for run in runs:
         key, there = (run.entry, str(run.folder.absolute())), training(run)
         problem = other_run(run, there)
         if problem:
             other.append(problem)
         elif is_done(run, there):
-            standing.done.append(run)
+            status.done.append(run)
         elif found.get(key) in IN_WORK:
-            standing.in_work.append((run, sent[key], found[key]))
+            status.in_work.append((run, sent[key], found[key]))
         else:
-            standing.todo.append(run)
+            status.todo.append(run)
     if other:
         more = [f"and {len(other) - SHOWN} more folders"] if len(other) > SHOWN else []
         raise ConfigError(other[:SHOWN] + more)
-    return needed(standing)
+    return needed(status)
 
 
-def needed(standing: Standing) -> Standing:
+def needed(status: SweepStatus) -> SweepStatus:
     """Without teachers and caches that nothing waits for any more: their students are done."""
     wanted: set[Path | None] = set()
-    kept, spared = list[Planned](), list[Planned]()
-    for run in reversed(standing.todo):  # what waits comes before what it waits for
+    kept, spared = list[RunSpec](), list[RunSpec]()
+    for run in reversed(status.todo):  # what waits comes before what it waits for
         if run.helper and run.folder not in wanted:
             spared.append(run)
             continue
         kept.append(run)
         wanted.add(run.waits)
-    return Standing(standing.done, standing.in_work, kept[::-1], spared)
+    return SweepStatus(status.done, status.in_work, kept[::-1], spared)
 
 
-def training(run: Planned) -> RunRecord | None:
+def training(run: RunSpec) -> RunRecord | None:
     """What lies in the folder of a training; None for a folder without a run, and for caches."""
     return read_run(run.folder) if run.entry == TRAIN and (run.folder / CONFIG).is_file() else None
 
 
-def key_of(sent: Recorded) -> tuple[str, str]:
+def key_of(sent: SubmissionRow) -> tuple[str, str]:
     """(entry, folder that it writes to); later submissions of one run replace earlier ones."""
     out = next((yaml.safe_load(w.partition("=")[2]) for w in sent.words if w.startswith("cache.out=")), None)
     return sent.entry, str(sent.run_folder if out is None else Path(str(out)).absolute())
 
 
-def is_done(run: Planned, there: RunRecord | None) -> bool:
+def is_done(run: RunSpec, there: RunRecord | None) -> bool:
     """Whether it needs no start: a cache with its manifest, a training of this length with its summary."""
     if run.entry != TRAIN:
         return (run.folder / MANIFEST).is_file()
@@ -88,7 +88,7 @@ def _covers(there: TrainConfig, here: TrainConfig) -> bool:
     return had is None or (wanted is not None and wanted <= had)
 
 
-def other_run(run: Planned, there: RunRecord | None) -> str:
+def other_run(run: RunSpec, there: RunRecord | None) -> str:
     """What is wrong where its folder holds a run of other numbers, which the run would refuse to go on with; ''."""
     if there is None:
         return ""

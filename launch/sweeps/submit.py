@@ -9,16 +9,17 @@ from pathlib import Path
 from launch.jobs.checks import check_folder, cluster_problems
 from launch.jobs.cluster import ClusterConfig
 from launch.jobs.local_queue import Awaited
-from launch.jobs.submission import Submitted, submit_runs
+from launch.jobs.run_spec import RunSpec
+from launch.jobs.submission import JobHandle, submit_runs
 from launch.jobs.submission_record import free_folder
-from launch.sweeps.runs import Plan, Planned
-from launch.sweeps.state import TRAIN, Standing
+from launch.sweeps.runs import Plan
+from launch.sweeps.state import TRAIN, SweepStatus
 from pipeline.config import ConfigError
 from pipeline.contracts import InputError, unwritten
 from pipeline.weights.published import find_checkpoint
 
 ARRAY = 1000  # runs of one array: Slurm's MaxArraySize is 1001 unless a site says otherwise
-Job = tuple[Planned, Submitted]
+SentRun = tuple[RunSpec, JobHandle]
 
 
 @contextlib.contextmanager
@@ -73,13 +74,13 @@ def weight_problems(plan: Plan) -> list[str]:
     return [*problems]
 
 
-def send(cluster: ClusterConfig, plan: Plan, standing: Standing) -> list[Job]:
+def send(cluster: ClusterConfig, plan: Plan, status: SweepStatus) -> list[SentRun]:
     """Submits what is still to be done, in arrays that wait for their teacher or cache alone. Raises InputError."""
-    done = {run.folder for run in standing.done}
-    handles: dict[Path, Awaited] = {run.folder: sent for run, sent, _ in standing.in_work}
-    jobs: list[Job] = []
+    done = {run.folder for run in status.done}
+    handles: dict[Path, Awaited] = {run.folder: sent for run, sent, _ in status.in_work}
+    jobs: list[SentRun] = []
 
-    def array(runs: Sequence[Planned], after: Sequence[Awaited]) -> None:
+    def array(runs: Sequence[RunSpec], after: Sequence[Awaited]) -> None:
         for start in range(0, len(runs), ARRAY):
             part = runs[start : start + ARRAY]
             commands = [list(run.words) for run in part]
@@ -87,15 +88,15 @@ def send(cluster: ClusterConfig, plan: Plan, standing: Standing) -> list[Job]:
             jobs.extend(zip(part, sent, strict=True))
             handles.update({run.folder: one for run, one in zip(part, sent, strict=True)})
 
-    for runs, waits in stages(standing.todo, done):
+    for runs, waits in stages(status.todo, done):
         array(runs, [handles[waits]] if waits is not None else [])
     return jobs
 
 
-def stages(todo: Sequence[Planned], done: set[Path]) -> list[tuple[list[Planned], Path | None]]:
+def stages(todo: Sequence[RunSpec], done: set[Path]) -> list[tuple[list[RunSpec], Path | None]]:
     """(runs of one array, folder of what they wait for), each after what it waits for."""
     waiting = [run if run.waits not in done else replace(run, waits=None) for run in todo]
-    groups: dict[tuple[bool, str, Path | None], list[Planned]] = {}
+    groups: dict[tuple[bool, str, Path | None], list[RunSpec]] = {}
     for run in waiting:
         later = run.waits is not None and run.entry == TRAIN
         groups.setdefault((later, run.entry, run.waits), []).append(run)

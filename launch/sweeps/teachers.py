@@ -4,10 +4,11 @@ import json
 import re
 from pathlib import Path
 
+from launch.jobs.run_spec import RunSpec
 from launch.sweeps.cells import Cell
 from launch.sweeps.keys import Keys, SweepFile
 from launch.sweeps.names import short
-from launch.sweeps.runs import CHECKPOINT, Planned, needs_teacher, words_of
+from launch.sweeps.runs import CHECKPOINT, needs_teacher, words_of
 from pipeline.builders.names import train_config
 from pipeline.config import ConfigError, TrainConfig, flatten
 
@@ -32,7 +33,7 @@ class Teachers:
 
     def __init__(self, file: SweepFile, words: Keys, folder: Path) -> None:
         self.file, self.words, self.folder = file, words, folder
-        self.runs: dict[str, Planned] = {}
+        self.runs: dict[str, RunSpec] = {}
 
     def serve(self, cell: Cell, config: TrainConfig) -> tuple[Keys, Path | None]:
         """(the cell's keys with its teacher's weights, folder of the run that makes these). Raises ConfigError."""
@@ -47,7 +48,7 @@ class Teachers:
         run = self.runs[key]
         return {**cell.keys, CHECKPOINT: str(run.folder), **own_view(run.config, config)}, run.folder
 
-    def _train(self, cell: Cell, config: TrainConfig) -> Planned:
+    def _train(self, cell: Cell, config: TrainConfig) -> RunSpec:
         of_data = {k: v for k, v in cell.keys.items() if k.startswith("data.")}
         common = {k: v for k, v in (self.file.set | of_data | self.words).items() if not k.startswith(OF_STUDENTS)}
         keys: Keys = {**common, "dataset": config.dataset, "student.model": config.teacher.model}
@@ -65,7 +66,7 @@ class Teachers:
             made = train_config(words_of(keys))
         except ConfigError as error:
             raise ConfigError([f"teacher {network}: {problem}" for problem in error.problems]) from None
-        return Planned(name=name, folder=self.folder / name, words=tuple(words_of(keys)), config=made, helper=True)
+        return RunSpec(name=name, folder=self.folder / name, words=tuple(words_of(keys)), config=made, helper=True)
 
 
 def own_view(teacher: TrainConfig, student: TrainConfig) -> Keys:

@@ -18,7 +18,7 @@ from launch import status
 from launch.jobs import slurm_state
 from launch.jobs.attempts import Starts, write_ended, write_starts
 from launch.jobs.processes import this_process
-from launch.jobs.submission_record import Row as Entry
+from launch.jobs.submission_record import StoredRow as Entry
 from launch.jobs.submission_record import Submission
 from launch.monitor import progress, screen
 from launch.monitor import rows as status_rows

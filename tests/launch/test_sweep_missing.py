@@ -14,7 +14,7 @@ from run_folders import make_run
 from launch import sweep
 from launch.jobs.cluster import ClusterConfig
 from launch.jobs.processes import Process, this_process
-from launch.jobs.submission_record import Recorded, Row, Submission, read_submission
+from launch.jobs.submission_record import StoredRow, Submission, SubmissionRow, read_submission
 from launch.sweeps import submit
 from launch.sweeps.state import look
 
@@ -24,7 +24,7 @@ axes: {method: [kd, at], seed: [0, 1]}
 teachers: train
 """
 Sent = list[tuple[str, list[str], list[str]]]  # of one call: entry, names of its runs, what they wait for
-Fake = Callable[..., list[Recorded]]
+Fake = Callable[..., list[SubmissionRow]]
 
 
 def place(words: Sequence[str]) -> Path:
@@ -41,12 +41,12 @@ def pretended(sent: Sent, launcher: Process | None = None) -> Fake:
         commands: Sequence[Sequence[str]],
         folder: Path,
         entry: str = "train",
-        after: Sequence[Recorded] = (),
-    ) -> list[Recorded]:
+        after: Sequence[SubmissionRow] = (),
+    ) -> list[SubmissionRow]:
         sent.append((entry, [str(place(words)) for words in commands], [one.name for one in after]))
         folder.mkdir(parents=True)
         rows = [
-            Row(index=i, job=None, tasks=1, words=tuple(words), run=str(place(words).absolute()))
+            StoredRow(index=i, job=None, tasks=1, words=tuple(words), run=str(place(words).absolute()))
             for i, words in enumerate(commands)
         ]
         about: dict[str, Any] = {"host": socket.gethostname(), "created": time.time(), "runs": tuple(rows)}
@@ -102,8 +102,8 @@ def test_only_what_is_missing_is_sent(tmp_path: Path, monkeypatch: pytest.Monkey
     sent.clear()
     assert go(ask) == 3 and sent[0][2] == []  # the teacher is done: nothing to wait for
     assert {Path(name).parts[-3] for name in sent[0][1]} == {"kd", "at"}
-    standing = look(sweep.planned(ask).runs, tmp_path / "runs/tiny")
-    assert (len(standing.done), len(standing.in_work), len(standing.todo)) == (2, 3, 0)
+    status = look(sweep.planned(ask).runs, tmp_path / "runs/tiny")
+    assert (len(status.done), len(status.in_work), len(status.todo)) == (2, 3, 0)
 
 
 def test_more_seeds_later_keep_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,8 +131,8 @@ def test_a_cache_waits_for_the_teacher_and_is_not_made_for_nobody(
         ("train", [str(teacher.folder)]),
     ]  # fmt: skip
     finish(ask, *(run.name for run in sweep.planned(ask).students))
-    standing = look(sweep.planned(ask).runs, tmp_path / "elsewhere")
-    assert [run.name for run in standing.spared] == [cache.name, teacher.name] and standing.todo == []
+    status = look(sweep.planned(ask).runs, tmp_path / "elsewhere")
+    assert [run.name for run in status.spared] == [cache.name, teacher.name] and status.todo == []
 
 
 def test_two_calls_at_once_send_every_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

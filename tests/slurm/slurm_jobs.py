@@ -9,7 +9,7 @@ from pathlib import Path
 from slurm_daemons import command, start_now, until
 
 from launch.jobs.cluster import ClusterConfig
-from launch.submit import Submitted
+from launch.submit import JobHandle
 
 # Runs before anything else of the job's Python: the first TIMES starts of a job end at once.
 SPOILER = """
@@ -41,27 +41,27 @@ def starts(folder: Path) -> list[int]:
     return [file.stat().st_size for file in sorted(folder.glob("starts-*"))]
 
 
-def started(job: Submitted, run: Path) -> None:
+def started(job: JobHandle, run: Path) -> None:
     """Waits for the first checkpoint of `run`."""
     until(lambda: (run / "checkpoints" / "last.pt").exists() or job.over(), f"a checkpoint in {run}", 120)
     assert not job.over(), job.reason() + job.tail()
 
 
-def requeued(job: Submitted, times: int) -> None:
+def requeued(job: JobHandle, times: int) -> None:
     """Waits until Slurm has started `job` over `times` times, and lets it start at once."""
     until(lambda: slurm_restarts(job) == times or job.over(), f"requeue {times}", 120)
     assert not job.over(), job.reason() + job.tail()
     start_now(job.job_id)
 
 
-def slurm_restarts(job: Submitted) -> int:
+def slurm_restarts(job: JobHandle) -> int:
     """As Slurm counts them."""
-    seen = job.sent.seen()
+    seen = job.queued.seen()
     assert seen is not None
     return seen.restarts
 
 
-def processes(job: Submitted) -> list[int]:
+def processes(job: JobHandle) -> list[int]:
     """The ranks and their workers: those that run python over this job's folder (srun names it too)."""
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
@@ -72,7 +72,7 @@ def processes(job: Submitted) -> list[int]:
     return found
 
 
-def workers(job: Submitted) -> list[int]:
+def workers(job: JobHandle) -> list[int]:
     """Of its processes those that another one forked."""
     ours = processes(job)
     parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in ours}

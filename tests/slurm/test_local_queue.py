@@ -1,5 +1,6 @@
 """Jobs of this machine: in order, some at once, after what they wait for, each on devices of its own."""
 
+import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from launch.jobs import handle, slurm_state
 from launch.jobs.attempts import read_ended, write_ended
 from launch.jobs.cluster import ClusterConfig
-from launch.jobs.local_queue import LocalQueue, Record, Sent
+from launch.jobs.local_queue import LocalQueue, QueuedJob, SubmissionFile
 from launch.jobs.processes import this_process
+from launch.jobs.run_spec import RunSpec
 from launch.jobs.submission import slurm_ids
-from launch.jobs.submission_record import Row, Submission, read_submission
-from launch.jobs.worker import Job, Run
+from launch.jobs.submission_record import StoredRow, Submission, read_submission
+from launch.jobs.worker import Job
 from launch.submit import submit_runs
 from pipeline.contracts import InputError
 
@@ -26,6 +28,10 @@ class Started:
     job_id: str
     gpus: list[int]
     ended: bool = False
+
+    @property
+    def state(self) -> str:
+        return "ENDED" if self.ended else "RUNNING"
 
     def done(self) -> bool:
         return self.ended
@@ -53,19 +59,27 @@ class Other:
     cluster: str = "slurm"
     now: str = "pending"
 
-    def present(self) -> str:
+    def state(self) -> str:
         return self.now
 
 
-def sent(folder: Path, executor: Executor, count: int, **more: Any) -> list[Sent]:
+def sent(folder: Path, executor: Executor, count: int, **more: Any) -> list[QueuedJob]:
     """`count` jobs of one run each, recorded in `folder`."""
-    rows = tuple(Row(index=k, job=None, tasks=1, words=(), run=None) for k in range(count))
+    rows = tuple(StoredRow(index=k, job=None, tasks=1, words=(), run=None) for k in range(count))
     content = Submission(
-        cluster="local", entry="train", host="h", created=time.time(), launcher=this_process(), runs=rows
+        cluster="local",
+        entry="train",
+        host=socket.gethostname(),
+        created=time.time(),
+        launcher=this_process(),
+        runs=rows,
     )
-    record = Record(folder, content)
-    runs = [Run(index=k, words=(), folder=folder) for k in range(count)]
-    made: list[Any] = [Sent(Job(entry="train", runs=(run,)), folder, 1, record, executor, **more) for run in runs]  # type: ignore[arg-type]
+    record = SubmissionFile(folder, content)
+    run = RunSpec(words=(), folder=folder / "run")
+    made: list[Any] = [
+        QueuedJob(Job(folder=folder, runs=(run,), first=k), record, executor, **more)  # type: ignore[arg-type]
+        for k in range(count)
+    ]
     return made
 
 
@@ -88,7 +102,7 @@ def test_what_waits_is_overtaken_and_given_up_when_hope_is_lost(tmp_path: Path) 
         (tmp_path / name).mkdir()
     queue.add(sent(tmp_path / "job-1", executor, 1, after=[teacher]))
     queue.add(sent(tmp_path / "job-2", executor, 1))
-    assert len(executor.jobs) == 1 and queue.waiting[0].folder.name == "job-1"
+    assert len(executor.jobs) == 1 and queue.waiting[0].what.folder.name == "job-1"
     executor.jobs[0].ended = True
     queue.pump()
     assert len(executor.jobs) == 1
@@ -127,7 +141,7 @@ def test_one_after_the_other_in_this_process(tmp_path: Path, monkeypatch: pytest
         one = self.runs[0]
         if "run.name=bad" in one.words:
             raise SystemExit(2)
-        write_ended(one.folder, one.index, "done")
+        write_ended(self.folder, self.first, "done")
         return "done"
 
     monkeypatch.setattr(Job, "__call__", run)
@@ -137,3 +151,19 @@ def test_one_after_the_other_in_this_process(tmp_path: Path, monkeypatch: pytest
     assert [job.wait() for job in (good, bad, last)] == ["done", "failed", "cancelled"]
     assert last.reason() == f"{tmp_path / 'bad'} that it waits for failed" and bad.reason() == "exit code 2"
     assert handle.states_of([good, bad, last]) == ["done", "failed", "cancelled"]
+
+
+def test_a_getter_starts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job whose turn has come stays where it is, whatever it is asked; whoever waits for it starts it."""
+    queue, executor = LocalQueue(), Executor()
+    monkeypatch.setattr(handle, "QUEUE", queue)
+    queued = sent(tmp_path, executor, 2)
+    queue.add(queued)
+    first, second = (handle.JobHandle(k, one.what.runs[0], one) for k, one in enumerate(queued))
+    executor.jobs[0].ended = True
+    write_ended(tmp_path, 0, "done")
+    assert (second.state(), second.over(), second.job_id, second.log) == ("pending", False, "", [])
+    assert handle.states_of([first, second]) == ["done", "pending"] and second.restarts() == 0
+    assert second.row().state() == "pending" and second.reason() and len(executor.jobs) == 1
+    write_ended(tmp_path, 1, "done")  # so that waiting ends at once
+    assert second.wait() == "done" and len(executor.jobs) == 2

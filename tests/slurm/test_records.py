@@ -14,6 +14,7 @@ from launch.jobs.attempts import (
     IDLE,
     TAKEN,
     Starts,
+    begin,
     newest,
     next_start,
     note_end,
@@ -23,11 +24,12 @@ from launch.jobs.attempts import (
 )
 from launch.jobs.cluster import ClusterConfig, dependency, submitit_parameters
 from launch.jobs.processes import Process
-from launch.jobs.worker import Job, Run
+from launch.jobs.run_spec import RunSpec
+from launch.jobs.worker import Job
 
 
-def run_in(folder: Path) -> Run:
-    return Run(index=0, words=("x",), folder=folder, marks=(f"{folder}/checkpoints/*.pt",))
+def marks_of(folder: Path) -> tuple[str, ...]:
+    return (f"{folder}/checkpoints/*.pt",)
 
 
 def save(folder: Path, time_ns: int) -> None:
@@ -40,15 +42,15 @@ def save(folder: Path, time_ns: int) -> None:
 
 def test_starts_without_progress_end(tmp_path: Path) -> None:
     """One start, and three that find nothing new; after a checkpoint the count begins anew, the others are free."""
-    run = run_in(tmp_path)
-    assert [run.begin() for _ in range(IDLE)] == [""] * IDLE
+    marks = marks_of(tmp_path)
+    assert [begin(tmp_path, 0, marks) for _ in range(IDLE)] == [""] * IDLE
     save(tmp_path, 10**18)
-    assert [run.begin() for _ in range(IDLE)] == [""] * IDLE
+    assert [begin(tmp_path, 0, marks) for _ in range(IDLE)] == [""] * IDLE
     note_end(tmp_path, 0, TAKEN)
-    assert run.begin() == ""
+    assert begin(tmp_path, 0, marks) == ""
     assert note_end(tmp_path, 0, "failed").failures == 1
-    assert run.begin() == "" and read_ended(tmp_path, 0) is None
-    message = run.begin()
+    assert begin(tmp_path, 0, marks) == "" and read_ended(tmp_path, 0) is None
+    message = begin(tmp_path, 0, marks)
     assert message.startswith(f"{IDLE} starts in a row ended before anything was saved")
     assert read_ended(tmp_path, 0) == {"outcome": "failed", "message": message}
     assert read_starts(tmp_path, 0).count == 2 * IDLE + 2
@@ -59,11 +61,11 @@ def test_a_job_that_is_given_up_ends_as_bad_input_does(
 ) -> None:
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr("launch.jobs.worker.torch_environment", lambda folder: {})
-    run = run_in(tmp_path)
+    run = RunSpec(words=("x",), folder=tmp_path, marks=marks_of(tmp_path))
     for _ in range(IDLE):
-        run.begin()
+        begin(tmp_path, 0, run.marks)
     with pytest.raises(SystemExit) as ended:
-        Job(entry="train", runs=(run,), retries=5)()
+        Job(folder=tmp_path, runs=(run,), retries=5)()
     assert ended.value.code == 2 and "raise cluster.time" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ import pytest
 from launch.jobs import slurm_state
 from launch.jobs.attempts import write_ended
 from launch.jobs.processes import Process, started, this_process
-from launch.jobs.submission_record import Row, Submission, find_submissions, read_submission, states
+from launch.jobs.submission_record import StoredRow, Submission, find_submissions, read_submission, states
 from pipeline.contracts import InputError
 
 GONE = Process(pid=os.getpid(), started=1)  # the number of a living process, and the start of an earlier one
@@ -22,7 +22,7 @@ GONE = Process(pid=os.getpid(), started=1)  # the number of a living process, an
 def submission(folder: Path, jobs: list[str | None], launcher: Process | None = None, **more: object) -> Path:
     """`folder` with the record of as many runs as there are jobs."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = tuple(Row(index=k, job=job, tasks=1, words=(f"seed={k}",), run=f"/r{k}") for k, job in enumerate(jobs))
+    rows = tuple(StoredRow(index=k, job=job, tasks=1, words=(f"seed={k}",), run=f"/r{k}") for k, job in enumerate(jobs))
     given = {"cluster": "local", "entry": "train", "host": socket.gethostname(), "created": 5.0, "runs": rows} | more
     Submission(launcher=launcher or this_process(), **given).write(folder)  # type: ignore[arg-type]
     return folder
