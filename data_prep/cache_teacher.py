@@ -138,8 +138,8 @@ def compute(work: Work, source: Source, part: Part, steps: Steps, pooled: bool) 
     rows: dict[tuple[str, str], list[Tensor]] = defaultdict(list)
     index: list[Tensor] = []
     for batch in steps(part):
-        assert batch.host_index_B is not None
-        index.append(batch.host_index_B)
+        assert batch.info.host_index_B is not None
+        index.append(batch.info.host_index_B)
         for name, value in outputs(source, batch, pooled):
             rows[name].append(value)
     index_M = torch.cat(index)

@@ -5,18 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from launch.tables.rows import composed
 from pipeline.builders.run import build
 from pipeline.contracts import Batch
 from pipeline.engine.distributed import parallel
 from pipeline.engine.graph.backends import Recorder
-from pipeline.engine.metrics import Meters
-from pipeline.engine.nonfinite import Latch
-from pipeline.engine.runner import StepRunner
 from pipeline.engine.teacher_pass import teach
-from pipeline.engine.whole_step import WholeStep
+from pipeline.engine.train_step import StepAt, TrainStep
 
 CPU = torch.device("cpu")
 
@@ -42,15 +39,12 @@ class Side:
         if double:
             self.parts.student.double()
             self.parts.distiller.double()
-            for module in (m for m in vars(self.parts.teacher).values() if isinstance(m, nn.Module)):
+            for module in self.parts.teacher.modules():
                 module.double()
-        self.runner = StepRunner(self.parts, config, world, recorder)
-        self.meters, self.latch = Meters(device), Latch(device, config.data.batch_size)
         self.notes: list[str] = []
-        self.take = WholeStep(self.runner, self.meters, self.latch, self.notes.append, recorder)
-        if recorder is None:
-            self.take.recorded.recorder = None
-        self.runner.train_mode()
+        self.train_step = TrainStep(self.parts, config, world, recorder, self.notes.append)
+        self.meters, self.latch = self.train_step.meters, self.train_step.latch
+        self.train_step.train_mode()
 
     def batches_of(self, epoch: int) -> list[Batch]:
         self.parts.train.set_epoch(epoch)
@@ -73,17 +67,18 @@ class Side:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a step changes."""
-        optimizer = self.runner.updater.optimizer
+        optimizer = self.train_step.updater.optimizer
         held = {f"{i} {k}": v for i, s in enumerate(optimizer.state.values()) for k, v in s.items()}
-        ema = self.runner.updater.ema
+        ema = self.train_step.updater.ema
         averages = {} if ema is None else {f"ema {k}": v for k, v in ema.state_dict().items()}
         sums = {"meters": self.meters.total, "latch": self.latch.step, "terms": self.latch.terms}
-        return {**self.runner.module.state_dict(), **held, **averages, **sums}
+        return {**self.train_step.module.state_dict(), **held, **averages, **sums}
 
     def step(self, number: int, batch: Batch, rate: float = 0.05) -> None:
         torch.manual_seed(number)
         rate *= 1 - number / 100
-        self.take(batch, len(batch.label_B), number=number, steps_per_epoch=len(self.parts.train), rate=rate)
+        progress = number / len(self.parts.train)
+        self.train_step.run(batch, StepAt(number=number, progress=progress, rate=rate, rows=len(batch.label_B)))
 
 
 @torch.no_grad()

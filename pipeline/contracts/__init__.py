@@ -1,6 +1,6 @@
 """The types that cross borders between the parts. Imports torch only."""
 
-from pipeline.contracts.batch import Batch, Draft, Mix, Stream
+from pipeline.contracts.batch import Batch, BatchInfo, Draft, Mix, Stream
 from pipeline.contracts.interfaces import (
     Distiller,
     FirstStage,
@@ -18,6 +18,7 @@ from pipeline.contracts.interfaces import (
 
 __all__ = [
     "Batch",
+    "BatchInfo",
     "Distiller",
     "Draft",
     "FirstStage",

@@ -1,11 +1,13 @@
 """What a loader hands on: one rank's part of a global batch and the further views in it. See interfaces.py."""
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,70 +42,59 @@ class Draft(NamedTuple):
     tensors: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class BatchInfo:
+    """What the host knows of a batch, beside its tensors.
+
+    view: number of the view, from 0. share: R * B_r / B, the factor that makes the mean over ranks of local means equal
+    the mean over the global batch, however uneven the ranks' rows are. stream: which further view image_BCHW shows; ""
+    the ordinary one, None no view that the law of views could show again. host_index_B: index_B in the host's memory,
+    for look-ups there (None where nobody gave it). make: see Batch.draft.
+    """
+
+    view: int = 0
+    share: float = 1.0
+    stream: str | None = ""
+    host_index_B: Tensor | None = None
+    make: Callable[..., Tensor] | None = None
+
+    @property
+    def constants(self) -> "BatchInfo":
+        """What a graph of a step may hold: neither the view's number nor indices, which are looked up outside."""
+        return BatchInfo(share=self.share, stream=self.stream, make=self.make)
+
+
 @dataclass(kw_only=True)
 class Batch:
-    """One rank's part of one global batch, on the device.
+    """One rank's part of one global batch: tensors on the device, and in `info` what the host knows of them.
 
     image_BCHW: normalised float32. label_B, index_B: int64; index_B is the position in the full training set (the key
-    of caches and memory banks). view: number of the view, from 0. share: R * B_r / B, the factor that makes the mean
-    over ranks of local means equal the mean over the global batch, however uneven the ranks' rows are. streams: the
-    further views that the method declared, by name, shaped as image_BCHW; mixes: how the mixed ones were made.
-    stream: which of them image_BCHW shows; "" the ordinary view, None no view that the law of views could show again.
-    host_index_B: index_B in the host's memory, for look-ups there (None where nobody gave it).
-    smoothing: of the labels in the cross-entropy, 0..1 (optim.label_smoothing); the step sets it. draft: how
-    image_BCHW, which is empty then, will be made; `finished` does.
+    of caches and memory banks). streams: the further views that the method declared, by name, shaped as image_BCHW;
+    mixes: how the mixed ones were made. draft: what image_BCHW, which is empty then, will be made of; `finished` does.
+
+    A pytree: its leaves are the tensors, its constants `info.constants`.
     """
 
     image_BCHW: Tensor
     label_B: Tensor
     index_B: Tensor
-    view: int = 0
-    share: float = 1.0
     streams: dict[str, Tensor] = field(default_factory=dict)
     mixes: dict[str, Mix] = field(default_factory=dict)
-    stream: str | None = ""
-    host_index_B: Tensor | None = None
-    smoothing: float = 0.0
-    draft: Draft | None = None
+    draft: tuple[Tensor, ...] = ()
+    info: BatchInfo = BatchInfo()
 
     def finished(self, fuse: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] | None = None) -> "Batch":
         """With its pixels. fuse: turns what makes them into one kernel."""
-        if self.draft is None:
+        make = self.info.make
+        if make is None:
             return self
-        make = self.draft.make if fuse is None else fuse(self.draft.make)
-        return replace(self, image_BCHW=make(*self.draft.tensors), draft=None)
+        image_BCHW = (make if fuse is None else fuse(make))(*self.draft)
+        return replace(self, image_BCHW=image_BCHW, draft=(), info=replace(self.info, make=None))
 
     def showing(self, name: str) -> "Batch":
         """The same samples in the further view `name`, without streams of their own."""
-        return replace(self, image_BCHW=self.streams[name], stream=name, streams={}, mixes={})
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors on the device, by name; of a draft what its pixels are made of in place of them."""
-        found = {"label": self.label_B, "index": self.index_B}
-        if self.draft is None:
-            found["image"] = self.image_BCHW
-        else:
-            found |= {f"draft {i}": tensor for i, tensor in enumerate(self.draft.tensors)}
-        found |= {f"stream {name}": image_BCHW for name, image_BCHW in self.streams.items()}
-        for name, mix in self.mixes.items():
-            found |= {f"mix {name} {part}": tensor for part, tensor in mix._asdict().items()}
-        return found
-
-    def of(self, tensors: Mapping[str, Tensor]) -> "Batch":
-        """This batch out of other `tensors`, named as those of `tensors()`; without indices in the host's memory."""
-        draft = self.draft
-        if draft is not None:
-            draft = draft._replace(tensors=tuple(tensors[f"draft {i}"] for i in range(len(draft.tensors))))
-        return replace(
-            self,
-            draft=draft,
-            image_BCHW=tensors["image"] if draft is None else self.image_BCHW,
-            label_B=tensors["label"],
-            index_B=tensors["index"],
-            streams={name: tensors[f"stream {name}"] for name in self.streams},
-            mixes={name: Mix(*(tensors[f"mix {name} {part}"] for part in Mix._fields)) for name in self.mixes},
-            host_index_B=None,
-        )
+        info = replace(self.info, stream=name)
+        return replace(self, image_BCHW=self.streams[name], streams={}, mixes={}, info=info)
 
     def split(self, parts: int) -> list["Batch"]:
         """`parts` consecutive slices (fewer when the batch has fewer rows) whose shares add up to this batch's."""
@@ -112,18 +103,30 @@ class Batch:
         if parts <= 1:
             return [self]
         edges = [rows * i // parts for i in range(parts + 1)]
-        return [
-            Batch(
-                image_BCHW=self.image_BCHW[a:b],
-                label_B=self.label_B[a:b],
-                index_B=self.index_B[a:b],
-                view=self.view,
-                share=self.share * (b - a) / rows,
-                streams={name: image_BCHW[a:b] for name, image_BCHW in self.streams.items()},
-                stream=self.stream,
-                smoothing=self.smoothing,
-                host_index_B=None if self.host_index_B is None else self.host_index_B[a:b],
-                mixes={n: mix._replace(partner_label_B=mix.partner_label_B[a:b]) for n, mix in self.mixes.items()},
-            )
-            for a, b in itertools.pairwise(edges)
-        ]
+        return [self._rows(a, b) for a, b in itertools.pairwise(edges)]
+
+    def _rows(self, a: int, b: int) -> "Batch":
+        info = self.info
+        index_B = None if info.host_index_B is None else info.host_index_B[a:b]
+        return Batch(
+            image_BCHW=self.image_BCHW[a:b],
+            label_B=self.label_B[a:b],
+            index_B=self.index_B[a:b],
+            streams={name: image_BCHW[a:b] for name, image_BCHW in self.streams.items()},
+            mixes={n: mix._replace(partner_label_B=mix.partner_label_B[a:b]) for n, mix in self.mixes.items()},
+            info=replace(info, share=info.share * (b - a) / len(self.label_B), host_index_B=index_B),
+        )
+
+
+def _flatten(batch: Batch) -> tuple[list[Any], BatchInfo]:
+    image = () if batch.info.make else (batch.image_BCHW,)
+    return [image, batch.label_B, batch.index_B, batch.streams, batch.mixes, batch.draft], batch.info.constants
+
+
+def _unflatten(parts: Iterable[Any], info: BatchInfo) -> Batch:
+    image, label_B, index_B, streams, mixes, draft = parts
+    shown = {"image_BCHW": image[0] if image else torch.empty(0), "label_B": label_B, "index_B": index_B}
+    return Batch(**shown, streams=streams, mixes=mixes, draft=draft, info=info)
+
+
+pytree.register_pytree_node(Batch, _flatten, _unflatten)

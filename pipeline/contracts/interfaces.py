@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.contracts.batch import Batch, Stream
@@ -99,6 +100,7 @@ class TeacherSource(Protocol):
     """Where the teacher's outputs come from: a live network, or records written ahead of time.
 
     views: number of different views that it knows, None = all. recorded: its outputs are looked up, not computed.
+    modules: the networks that a call may run; their buffers (statistics in training mode) may change.
     """
 
     provides: Signal
@@ -112,6 +114,8 @@ class TeacherSource(Protocol):
     @property
     def network(self) -> Any:
         """The network behind it, an nn.Module; None where there is none."""
+
+    def modules(self) -> Sequence[nn.Module]: ...
 
     def __call__(self, batch: Batch) -> ModelOutput | None: ...
 
@@ -177,7 +181,7 @@ class Distiller(nn.Module):
     numbers than in earlier versions, and how. forms: by variant, the form that both networks are brought to
     (models/cam.py). modifier: in a combination it changes others and adds no terms. fixed_size: it takes maps of the
     sizes it was built for only; growing images are refused. chooses_images: its extra batches show images that it picks
-    by the teacher's output (batch.stream None). capturable: no value on the device decides its step or a shape.
+    by the teacher's output (batch.info.stream None). capturable: no value on the device decides its step or a shape.
     """
 
     Config: ClassVar[type]
@@ -204,6 +208,7 @@ class Distiller(nn.Module):
         self.config = config
         self.variant = next(iter(self.variants)) if variant == "default" else variant
         self.gather_rows: Callable[[Tensor], Tensor] = _own_rows
+        self.label_smoothing = 0.0  # optim.label_smoothing; the engine sets both
 
     @property
     def streams(self) -> Mapping[str, Stream]:
@@ -222,6 +227,14 @@ class Distiller(nn.Module):
         global batch of a loss that treats samples one by one needs none.
         """
         return self.gather_rows(x_B)
+
+    def task_loss(self, logits_BK: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy with the labels, mean over the batch, a scalar: the term `ce`.
+
+        label_smoothing of the target is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567, section
+        7).
+        """
+        return F.cross_entropy(logits_BK, batch.label_B, label_smoothing=self.label_smoothing)
 
     def main_batch(self, batch: Batch) -> Batch:
         """What takes the place of the ordinary view, for methods that train on another one (a mixed stream)."""

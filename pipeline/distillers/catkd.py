@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 
 
 def pooled_to(map_BKHW: Tensor, side: int) -> Tensor:
@@ -122,5 +121,5 @@ class CATKD(Distiller):
         loss = cat_loss(student.features[-1], teacher_BKHW, c.side, normalise=c.normalise, chosen_BK=chosen_BK)
         terms = {"cat": c.cat_weight * loss}
         if c.ce_weight:
-            terms["ce"] = c.ce_weight * task_loss(student.logits_BK, batch)
+            terms["ce"] = c.ce_weight * self.task_loss(student.logits_BK, batch)
         return terms

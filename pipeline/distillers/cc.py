@@ -89,5 +89,5 @@ class CC(Distiller):
         assert teacher is not None
         student_BD = self.gather(self.embed_student(student.pooled_BD))
         teacher_BD = self.gather(self.embed_teacher(teacher.pooled_BD))
-        terms = label_terms(self.config, student, teacher, batch)
+        terms = label_terms(self, student, teacher, batch)
         return terms | {"cc": self.config.feat_weight * self.loss(student_BD, teacher_BD)}

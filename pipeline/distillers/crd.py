@@ -88,7 +88,7 @@ class CRD(Distiller):
         log_z_2 = z_2.log()
         nce = nce_loss(score_BJ, log_z_2[0], self.noise, self.eps)
         nce = nce + nce_loss(mirrored_BJ, log_z_2[1], self.noise, self.eps)
-        return label_terms(self.config, student, teacher, batch) | {"crd": self.config.feat_weight * nce}
+        return label_terms(self, student, teacher, batch) | {"crd": self.config.feat_weight * nce}
 
     def _places(self, batch: Batch) -> Tensor:
         """Rows of the banks, int64 [B, 1 + K]: the positive, then the negatives."""

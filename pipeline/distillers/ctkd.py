@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.common.temperatures import InstanceTemperature, instance_temperature_loss
 from pipeline.distillers.dkd import dkd_loss
 from pipeline.distillers.lskd import standardise
@@ -119,7 +118,7 @@ class CTKD(Distiller):
         T = self.temperature(factor) if own is None else self.in_range(own, factor)  # [1] or [B]
         pair = self.compared(student), self.compared(teacher)
         terms = {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * self.kd_loss(*pair, T).reshape(()),
         }
         if c.dkd_alpha or c.dkd_beta:

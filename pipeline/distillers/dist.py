@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 
 
 def correlation(x_RC: Tensor, y_RC: Tensor) -> Tensor:
@@ -72,7 +71,7 @@ class DIST(Distiller):
         student_BK, teacher_BK = (F.softmax(x.logits_BK / c.T, dim=1) for x in (student, teacher))
         weight = c.kd_weight * c.T**2
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "inter": weight * c.beta * inter_loss(student_BK, teacher_BK),
             "intra": weight * c.gamma * intra_loss(self.gather(student_BK), self.gather(teacher_BK)),
         }

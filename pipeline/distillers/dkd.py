@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.lskd import standardise
 
 
@@ -116,6 +115,6 @@ class DKD(Distiller):
             student_BK, teacher_BK = standardise(student_BK), standardise(teacher_BK)
         loss = dkd_loss(student_BK, teacher_BK, batch.label_B, *self.weights, c.T)
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": warm_up(progress, c.warmup, loss) * loss,
         }

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.dkd import decouple, decoupled_rows, warm_up
 
 Weight = Callable[[Tensor, Tensor, float, float], Tensor]
@@ -81,6 +80,6 @@ class EDKD(Distiller):
         weight_B = self.weight(teacher.logits_BK, batch.label_B, c.beta, c.T)
         loss = (c.alpha * target_B + self.weigh(weight_B, rest_B)).mean() * c.T**2
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": warm_up(progress, c.warmup, loss) * loss,
         }

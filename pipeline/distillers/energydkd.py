@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.dkd import decoupled_rows, warm_up
 from pipeline.distillers.energykd import Temperatures
 
@@ -61,6 +60,6 @@ class EnergyDKD(Distiller):
         target_B, rest_B = decoupled_rows(student.logits_BK, teacher.logits_BK, batch.label_B, T_B[:, None])
         loss = (T_B.square() * (c.alpha * target_B + c.beta * rest_B)).mean()
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": warm_up(progress, c.warmup, loss) * loss,
         }

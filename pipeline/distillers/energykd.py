@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.common.energy import EnergyBands
-from pipeline.distillers.common.task import task_loss
 
 
 def kl_rows(student_BK: Tensor, teacher_BK: Tensor, T: float | Tensor) -> Tensor:
@@ -87,6 +86,6 @@ class EnergyKD(Distiller):
         T_B = self.temperature(teacher.logits_BK)
         kl_B = kl_rows(student.logits_BK, teacher.logits_BK, T_B[:, None])
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * (T_B.square() * kl_B).mean(),
         }

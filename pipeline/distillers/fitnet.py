@@ -13,7 +13,6 @@ from pipeline.distillers import DISTILLERS
 from pipeline.distillers.common.layers import BatchNorm, conv_between, fits_one_size
 from pipeline.distillers.common.maps import Shape, pool_to
 from pipeline.distillers.common.stages import both_shapes
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.common.terms import LabelWeights, label_terms
 
 # Eq. 4 of the paper: lambda falls from 4 to 1 over the training, temperature 3.
@@ -111,7 +110,7 @@ class FitNet(Distiller):
         self, student: ModelOutput, teacher: ModelOutput, batch: Batch, progress: Tensor
     ) -> dict[str, Tensor]:
         """Labels and hint at once."""
-        terms = label_terms(self.config, student, teacher, batch)
+        terms = label_terms(self, student, teacher, batch)
         return terms | {"fitnet": self.config.feat_weight * self.hint(student, teacher)}
 
     def staged_terms(
@@ -121,7 +120,7 @@ class FitNet(Distiller):
         done = (progress / self.epochs).clamp(0, 1).to(student.logits_BK.dtype)
         weight = LAMBDA_FIRST + (LAMBDA_LAST - LAMBDA_FIRST) * done
         soft = F.cross_entropy(student.logits_BK / TAU, F.softmax(teacher.logits_BK / TAU, dim=1))
-        return {"ce": self.config.ce_weight * task_loss(student.logits_BK, batch), "kd": weight * soft}
+        return {"ce": self.config.ce_weight * self.task_loss(student.logits_BK, batch), "kd": weight * soft}
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View

@@ -85,4 +85,4 @@ class FSP(Distiller):
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        return label_terms(self.config, student, teacher, batch)
+        return label_terms(self, student, teacher, batch)

@@ -116,4 +116,4 @@ class FT(Distiller):
         c = self.config
         factor_s, factor_t = self.translator(student.features[-1]), self.paraphraser.encoder(teacher.features[-1])
         loss = factor_loss(factor_s, factor_t, c.p1, c.p2, self.reading)
-        return label_terms(c, student, teacher, batch) | {"ft": c.feat_weight * loss}
+        return label_terms(self, student, teacher, batch) | {"ft": c.feat_weight * loss}

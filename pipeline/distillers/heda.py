@@ -12,7 +12,6 @@ from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, S
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.common.energy import EnergyBands
 from pipeline.distillers.common.mixed_rows import MIXERS, chosen_rows, permuted
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.energykd import kl_rows
 from pipeline.distillers.kd import kd_loss
 from pipeline.views import Stream as Draws
@@ -83,7 +82,7 @@ class HEDA(Distiller):
         return torch.stack(self.bands.outside(teacher.logits_BK)).any(dim=0).to(teacher.logits_BK.dtype)
 
     def _among_themselves(self, batch: Batch, row_M: Tensor, own_M: Tensor, index_G: Tensor) -> Tensor:
-        key_G = words(self.seed, Draws.PARTNER, index_G, batch.view, OWN_DRAW)[0]
+        key_G = words(self.seed, Draws.PARTNER, index_G, batch.info.view, OWN_DRAW)[0]
         image_GCHW = self.gather(batch.image_BCHW)
         image_MCHW, partner_MCHW = image_GCHW[row_M[own_M]], image_GCHW[permuted(row_M, key_G)[own_M]]
         return self.mix_images(image_MCHW, partner_MCHW, batch.mixes["mixed"])
@@ -104,7 +103,8 @@ class HEDA(Distiller):
             own_M = torch.arange(len(row_M), device=row_M.device)
         here_M = row_M[own_M] - first
         image_MCHW = self.mixed(batch, row_M, own_M, index_G)
-        alone = replace(batch, streams={}, mixes={}, stream=None, host_index_B=None)
+        info = replace(batch.info, stream=None, host_index_B=None)
+        alone = replace(batch, streams={}, mixes={}, info=info)
         return [replace(alone, image_BCHW=image_MCHW, label_B=batch.label_B[here_M], index_B=batch.index_B[here_M])]
 
     def _share(self, teacher: ModelOutput, index_B: Tensor) -> Tensor:
@@ -124,7 +124,7 @@ class HEDA(Distiller):
         kl = kl_rows(mixed.student.logits_BK, mixed.teacher.logits_BK, c.T).mean()
         share = self._share(teacher, batch.index_B) + self.bands.unlearned()
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * kd_loss(student.logits_BK, teacher.logits_BK, c.T),
             "aug": c.kd_weight * c.T**2 * share * kl,
         }

@@ -100,5 +100,5 @@ class HKD(Distiller):
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        terms = label_terms(self.config, student, teacher, batch)
+        terms = label_terms(self, student, teacher, batch)
         return terms | {"hkd": self.config.feat_weight * self.combine(student, teacher, progress)}

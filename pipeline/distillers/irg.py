@@ -123,5 +123,5 @@ class IRG(Distiller):
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        terms = label_terms(self.config, student, teacher, batch)
+        terms = label_terms(self, student, teacher, batch)
         return terms | {"irg": self.config.feat_weight * self.graph(student, teacher)}

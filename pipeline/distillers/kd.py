@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 
 
 def kd_loss(student_BK: Tensor, teacher_BK: Tensor, T: float) -> Tensor:
@@ -48,6 +47,6 @@ class KD(Distiller):
         assert teacher is not None
         c = self.config
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * kd_loss(student.logits_BK, teacher.logits_BK, c.T),
         }

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.kd import kd_loss
 from pipeline.distillers.lskd import standardise
 
@@ -67,6 +66,6 @@ class KDrefine(Distiller):
         c = self.config
         student_BK, teacher_BK = self.normalise(student.logits_BK), self.normalise(teacher.logits_BK)
         return {
-            "ce": c.ce_weight * task_loss(student_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student_BK, batch),
             "kd": c.kd_weight * kd_loss(student_BK, teacher_BK, c.T),
         }

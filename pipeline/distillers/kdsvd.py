@@ -100,5 +100,5 @@ class KDSVD(Distiller):
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        terms = label_terms(self.config, student, teacher, batch)
+        terms = label_terms(self, student, teacher, batch)
         return terms | {"kdsvd": self.config.feat_weight * self.stage_terms(student, teacher).sum()}

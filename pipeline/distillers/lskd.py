@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.kd import kd_loss
 
 
@@ -60,6 +59,6 @@ class LSKD(Distiller):
         c = self.config
         student_BK, teacher_BK = (self.standardise(x.logits_BK) for x in (student, teacher))
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * kd_loss(student_BK, teacher_BK, c.T),
         }

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Stream, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.kd import kd_loss
 from pipeline.distillers.lskd import standardise
 
@@ -107,7 +106,7 @@ class MLKD(Distiller):
         assert teacher is not None and strong.teacher is not None
         c = self.config
         both = (student, batch), (strong.student, strong.batch)
-        ce = torch.stack([task_loss(output.logits_BK, seen) for output, seen in both]).sum()
+        ce = torch.stack([self.task_loss(output.logits_BK, seen) for output, seen in both]).sum()
         student_BK, teacher_BK = self.gather(student.logits_BK), self.gather(teacher.logits_BK)
         p_BK = F.softmax(teacher_BK.detach(), dim=1)
         of_samples, of_classes = p_BK.new_ones(2).unbind()

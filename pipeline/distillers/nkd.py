@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.dkd import decouple
 
 
@@ -42,6 +41,6 @@ class NKD(Distiller):
         assert teacher is not None
         c = self.config
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "nkd": nkd_loss(student.logits_BK, teacher.logits_BK, batch.label_B, c.gamma, c.T),
         }

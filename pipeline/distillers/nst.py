@@ -87,5 +87,5 @@ class NST(Distiller):
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        terms = label_terms(self.config, student, teacher, batch)
+        terms = label_terms(self, student, teacher, batch)
         return terms | {"nst": self.weight * self.stage_terms(student, teacher).sum()}

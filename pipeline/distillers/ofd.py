@@ -114,7 +114,7 @@ class OFD(Distiller):
             self.weights, self.connectors, students, teachers, self.margins(), strict=True
         ):
             total = total + weight * partial_l2(connect(s_BCHW), pool_to(t_BCHW, *s_BCHW.shape[-2:]), margin_C)
-        return label_terms(self.config, student, teacher, batch) | {"ofd": self.config.feat_weight * total}
+        return label_terms(self, student, teacher, batch) | {"ofd": self.config.feat_weight * total}
 
 
 def _any_sizes(pairs: list[tuple[Shape, Shape]]) -> None:

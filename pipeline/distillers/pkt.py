@@ -68,5 +68,5 @@ class PKT(Distiller):
         assert teacher is not None
         c = self.config
         student_BD, teacher_BD = self.gather(student.pooled_BD), self.gather(teacher.pooled_BD)
-        terms = label_terms(c, student, teacher, batch)
+        terms = label_terms(self, student, teacher, batch)
         return terms | {"pkt": c.feat_weight * pkt_loss(student_BD, teacher_BD, c.eps, self.neighbours)}

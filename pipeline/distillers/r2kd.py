@@ -12,7 +12,6 @@ from torch import Tensor
 from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Stream, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.common.ranks import cosine, soft_spearman, spearman
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.common.uncertain import Chosen, most_uncertain
 
 
@@ -115,7 +114,7 @@ class R2KD(Distiller):
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
         assert teacher is not None
-        terms = {"ce": self.config.ce_weight * task_loss(student.logits_BK, batch)}
+        terms = {"ce": self.config.ce_weight * self.task_loss(student.logits_BK, batch)}
         terms["value"], terms["rank"] = self._terms(student.logits_BK, teacher.logits_BK)
         for view in extra:
             assert view.teacher is not None

@@ -96,4 +96,4 @@ class ReviewKD(Distiller):
             losses.append(hcl(fused_BCHW, t_BCHW))
         grown = ((progress.floor() + 1) / self.config.warmup).clamp(max=1.0)
         review = self.config.feat_weight * grown * torch.stack(losses).sum()
-        return label_terms(self.config, student, teacher, batch) | {"review": review}
+        return label_terms(self, student, teacher, batch) | {"review": review}

@@ -90,4 +90,4 @@ class RKD(Distiller):
         pooled = self.gather(student.pooled_BD), self.gather(teacher.pooled_BD)
         relations = c.distance_weight * distance_loss(*pooled, self.count)
         relations = relations + c.angle_weight * angle_loss(*pooled, self.count)
-        return label_terms(c, student, teacher, batch) | {"rkd": c.feat_weight * relations}
+        return label_terms(self, student, teacher, batch) | {"rkd": c.feat_weight * relations}

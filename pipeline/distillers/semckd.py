@@ -100,7 +100,7 @@ class SemCKD(Distiller):
         assert teacher is not None
         weighted_BST = self.attention(student, teacher) * self.errors(student, teacher)
         loss = weighted_BST.sum(dim=2).mean()
-        return label_terms(self.config, student, teacher, batch) | {"semckd": self.config.feat_weight * loss}
+        return label_terms(self, student, teacher, batch) | {"semckd": self.config.feat_weight * loss}
 
 
 def _errors(regressors: nn.Module, student_BCHW: Tensor, teachers: Maps) -> Tensor:

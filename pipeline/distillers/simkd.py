@@ -13,7 +13,6 @@ from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Settin
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.common.layers import BatchNorm, frozen_classifier
 from pipeline.distillers.common.maps import activated, pool_to, teacher_shapes
-from pipeline.distillers.common.task import task_loss
 
 
 def projector(in_channels: int, out_channels: int, factor: int) -> nn.Sequential:
@@ -104,6 +103,6 @@ class SimKD(Distiller):
         projected_BCHW = self.projected(student)
         target_BCHW = pool_to(activated(teacher), *projected_BCHW.shape[-2:])
         return {
-            "ce": self.config.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": self.config.ce_weight * self.task_loss(student.logits_BK, batch),
             "simkd": self.config.feat_weight * F.mse_loss(projected_BCHW, target_BCHW),
         }

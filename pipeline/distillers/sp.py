@@ -46,5 +46,5 @@ class SP(Distiller):
         assert teacher is not None
         student_BN = self.gather(student.features[-1].flatten(1))
         teacher_BN = self.gather(teacher.features[-1].flatten(1))
-        terms = label_terms(self.config, student, teacher, batch)
+        terms = label_terms(self, student, teacher, batch)
         return terms | {"sp": self.config.feat_weight * sp_loss(student_BN, teacher_BN)}

@@ -86,7 +86,7 @@ class SRRL(Distiller):
         assert teacher is not None
         c = self.config
         v_BD = self.adapted(student)
-        return label_terms(c, student, teacher, batch) | {
+        return label_terms(self, student, teacher, batch) | {
             "feature": c.feat_weight * F.mse_loss(v_BD, teacher.pooled_BD),
             "regression": c.regression_weight * F.mse_loss(self.classifier(v_BD), teacher.logits_BK),
         }

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 
 
 def transformed_divergence(student_BK: Tensor, teacher_BK: Tensor, gamma: float) -> Tensor:
@@ -45,6 +44,6 @@ class TTM(Distiller):
         assert teacher is not None
         c = self.config
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * transformed_divergence(student.logits_BK, teacher.logits_BK, c.gamma).mean(),
         }

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.dkd import decouple
 
 
@@ -101,7 +100,7 @@ class USKD(Distiller):
         target_BK = zipf_targets(self.scores(weak_BK.detach(), logits_BK.detach(), label_B), split.others_BK)
         mean_square = self.gather(label_square(logits_BK, label_B)).mean()
         return {
-            "ce": c.ce_weight * task_loss(logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(logits_BK, batch),
             "own": c.alpha * own_loss(logits_BK, label_B, mean_square),
             "rest": -c.beta * (target_BK * split.log_rest_BK).sum(dim=1).mean(),
             "weak": c.mu * weak_loss(weak_BK, label_B),

@@ -6,7 +6,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 
 
 @DISTILLERS.register("vanilla", "none", "ce", "scratch")
@@ -22,4 +21,4 @@ class Vanilla(Distiller):
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View
     ) -> dict[str, Tensor]:
-        return {"ce": task_loss(student.logits_BK, batch)}
+        return {"ce": self.task_loss(student.logits_BK, batch)}

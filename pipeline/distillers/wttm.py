@@ -10,7 +10,6 @@ from torch import Tensor
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, View
 from pipeline.distillers import DISTILLERS
-from pipeline.distillers.common.task import task_loss
 from pipeline.distillers.ttm import transformed_divergence
 
 
@@ -47,6 +46,6 @@ class WTTM(Distiller):
         assert teacher is not None
         c = self.config
         return {
-            "ce": c.ce_weight * task_loss(student.logits_BK, batch),
+            "ce": c.ce_weight * self.task_loss(student.logits_BK, batch),
             "kd": c.kd_weight * wttm_loss(student.logits_BK, teacher.logits_BK, c.gamma),
         }

@@ -1,6 +1,6 @@
 """Counts over a set, each sample once, whatever the number of ranks."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from pipeline.engine.distributed.parallel import World
 from pipeline.engine.distributed.preemption import Interrupts
 from pipeline.engine.ema import Ema
 from pipeline.engine.graph.backends import Recorder
-from pipeline.engine.graph.cache import Recorded
+from pipeline.engine.graph.cache import GraphCache
 from pipeline.engine.update import Updater
 
 
@@ -65,7 +65,7 @@ class Evaluation:
         self.note = note
         self._total = torch.zeros(4, dtype=torch.float64, device=world.device)
         self._most: int | None = None
-        self._count = Recorded(self._add, recorder, self._fall_back, lambda: [self._total])
+        self._count = GraphCache(self._add, recorder, self._fall_back, lambda: [self._total])
 
     def _fall_back(self, reason: str, instead: str) -> None:
         self.note(f"runtime.compile=graph: evaluation: {reason}; its batches {instead}")
@@ -75,8 +75,8 @@ class Evaluation:
             output: ModelOutput = self.network(image_BCHW, features=self.features)
         return self.predict(output.float())
 
-    def _add(self, tensors: Mapping[str, Tensor]) -> None:
-        image_BCHW, label_B = tensors["image"], tensors["label"]
+    def _add(self, inputs: tuple[Tensor, Tensor]) -> None:
+        image_BCHW, label_B = inputs
         logits_BK = self._logits(image_BCHW)
         if self.flip:
             logits_BK = (logits_BK + self._logits(image_BCHW.flip(3))) / 2
@@ -103,7 +103,7 @@ class Evaluation:
     def _count_all(self, interrupts: Interrupts | None) -> None:
         batches = 0
         for batch in self.loader if interrupts is None else interrupts.awaited(self.loader):
-            self._count({"image": batch.image_BCHW, "label": batch.label_B})
+            self._count((batch.image_BCHW, batch.label_B))
             batches += 1
             if interrupts is not None:
                 interrupts.stop_if_asked()

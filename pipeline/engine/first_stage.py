@@ -12,7 +12,6 @@ from pipeline.contracts import Batch, Distiller, ModelOutput, View
 from pipeline.engine.components import Parts
 from pipeline.engine.distributed.parallel import World
 from pipeline.engine.reporting.reporter import Reporter
-from pipeline.engine.runner import frozen_parts
 from pipeline.engine.trainer import Trainer
 from pipeline.run_folder.folder import RunDir
 
@@ -51,6 +50,16 @@ def trainable(student: nn.Module, stages: Sequence[nn.Module], method: Distiller
         for p, was in zip(everything, before, strict=True):
             p.requires_grad_(was)
             p.grad = None
+
+
+def frozen_parts(network: nn.Module) -> tuple[nn.Module, ...]:
+    """Modules of `network` all of whose own parameters are frozen: their BN statistics are not to move either."""
+    found = []
+    for module in network.modules():
+        own = list(module.parameters(recurse=False))
+        if own and not any(p.requires_grad for p in own):
+            found.append(module)
+    return tuple(found)
 
 
 def stage_config(config: TrainConfig, method: Distiller) -> TrainConfig:

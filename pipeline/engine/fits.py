@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import TrainConfig
-from pipeline.engine.step import DistillationStep
+from pipeline.engine.forward import DistillationStep
 from pipeline.engine.update import Updater
 from pipeline.run_folder.formulas import changed_formulas, is_first_stage
 from pipeline.run_folder.metrics_file import fault_of, is_finite

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.contracts import Batch
 from pipeline.engine.distributed.parallel import World
-from pipeline.engine.step import StepOutput
+from pipeline.engine.forward import StepOutput
 
 
 class Meters:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pipeline.contracts import Batch
 from pipeline.engine.distributed.parallel import World
-from pipeline.engine.step import StepOutput
+from pipeline.engine.forward import StepOutput
 
 
 class NonFiniteLoss(RuntimeError):
@@ -17,20 +17,26 @@ class Latch:
 
     def __init__(self, device: torch.device, rows: int) -> None:
         self.step = torch.full((), -1, dtype=torch.int64, device=device)
-        self.now = torch.zeros((), dtype=torch.int64, device=device)  # number of the present step, set by the loop
         self.index = torch.full((rows,), -1, dtype=torch.int64, device=device)
         self.names: list[str] = []
         self.terms = torch.zeros(0, device=device)
 
-    def observe(self, bad: Tensor, output: StepOutput, batch: Batch) -> None:
-        """bad: 0-d bool tensor. Keeps what it holds once it has caught a step. Works in place: it may be in a graph."""
+    def tensors(self) -> list[Tensor]:
+        """All that it holds."""
+        return [self.step, self.terms, self.index]
+
+    def observe(self, bad: Tensor, output: StepOutput, batch: Batch, number: Tensor) -> None:
+        """Keeps what it holds once it has caught a step. bad: 0-d bool; number: of the step, 0-d int64.
+
+        Works in place: it may be in a graph.
+        """
         if self.names != list(output.terms):
             self.names = list(output.terms)
             self.terms = torch.zeros(len(self.names), device=bad.device)
         first = bad & (self.step < 0)
         rows = batch.index_B.shape[0]
         terms = torch.stack([t.reshape(()).float() for t in output.terms.values()])
-        self.step.copy_(torch.where(first, self.now, self.step))
+        self.step.copy_(torch.where(first, number, self.step))
         self.terms.copy_(torch.where(first, terms, self.terms))
         self.index[:rows] = torch.where(first, batch.index_B, self.index[:rows])
         self.index[rows:] = torch.where(first, -1, self.index[rows:])

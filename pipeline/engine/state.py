@@ -7,8 +7,8 @@ from torch import Tensor
 
 from pipeline.engine.distributed.parallel import World
 from pipeline.engine.evaluate import averaged_buffers
+from pipeline.engine.forward import DistillationStep
 from pipeline.engine.metrics import Meters
-from pipeline.engine.step import DistillationStep
 from pipeline.engine.update import Updater
 
 State = dict[str, Any]

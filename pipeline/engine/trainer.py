@@ -1,7 +1,6 @@
 """The training loop: steps, epochs, evaluation, checkpoints, resume."""
 
 import contextlib
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -10,22 +9,20 @@ from typing import Any, NoReturn
 import torch
 
 from pipeline.config import TrainConfig
-from pipeline.contracts import Batch, Distiller
+from pipeline.contracts import Distiller
 from pipeline.engine.components import Parts
 from pipeline.engine.distributed.parallel import World, recorder_for
 from pipeline.engine.distributed.preemption import Interrupted, Interrupts, Stopped
 from pipeline.engine.evaluate import Evaluation, Score, predicting
 from pipeline.engine.graph.backends import Recorder
-from pipeline.engine.metrics import Clock, Meters
-from pipeline.engine.nonfinite import Latch
 from pipeline.engine.reporting.bad_images import ReplacedImages
 from pipeline.engine.reporting.reporter import Reporter
 from pipeline.engine.reporting.trackers import Tracker, log_to, open_trackers
-from pipeline.engine.resume import resume, state_of
-from pipeline.engine.runner import StepRunner
+from pipeline.engine.resume import Resumable
 from pipeline.engine.schedule import learning_rate
 from pipeline.engine.teacher_pass import teach
-from pipeline.engine.whole_step import WholeStep
+from pipeline.engine.train_step import StepAt, TrainStep
+from pipeline.engine.warm_up import warm_up
 from pipeline.run_folder.folder import RunDir
 from pipeline.run_folder.metrics_file import Record
 from pipeline.run_folder.summary import best_record, finish_text, summarise
@@ -43,38 +40,30 @@ def predictor_state(distiller: Distiller) -> dict[str, torch.Tensor]:
     return {} if other is None else {f"{PREDICTOR}{key}": value for key, value in other.state_dict().items()}
 
 
-class Trainer:
+class Trainer(Resumable):
     """One run in one folder, from wherever it stands to its end. Counts from 0 inside; people read from 1."""
 
     def __init__(self, parts: Parts, config: TrainConfig, world: World, run: RunDir, reporter: Reporter) -> None:
         self.parts, self.config, self.world, self.run, self.reporter = parts, config, world, run, reporter
         recorder = recorder_for(config.runtime, world)
-        self.runner = StepRunner(parts, config, world, recorder)
-        self.module, self.updater = self.runner.module, self.runner.updater
-        self.meters = Meters(world.device)
-        self.latch = Latch(world.device, config.data.batch_size)
-        self.take_step = WholeStep(self.runner, self.meters, self.latch, reporter.note, recorder)
+        self.train_step = TrainStep(parts, config, world, recorder, reporter.note)
+        self.module, self.updater = self.train_step.module, self.train_step.updater
+        self.meters, self.latch, self.ran = self.train_step.meters, self.train_step.latch, self.train_step.ran
         self.evaluations = self._evaluations(recorder if recorder is not None and recorder.evaluations else None)
-        self.clock = Clock()
         self.replaced = ReplacedImages((parts.train, *parts.evaluations.values()), world, run.folder, reporter)
         self.steps_per_epoch = len(parts.train)
         whole = config.optim.epochs * self.steps_per_epoch
         self.total_steps = min(whole, config.run.limit_steps or whole)
         self.epochs = -(-self.total_steps // self.steps_per_epoch)
-        self.done = 0  # optimiser steps
-        self.closed = 0  # epochs whose record is written
-        self.saved = (-1, -1)  # where both stood at the last checkpoint of this process
-        self.records: list[Record] = []
-        self.resumed = 0
-        self.wall_before = 0.0
-        self.started = time.perf_counter()
+        self.saved = (-1, -1)  # steps and epochs at the last checkpoint of this process
+        self.begin()
 
     # ---- the run -----------------------------------------------------------------------------------------------------
 
     def fit(self) -> dict[str, Any]:
         """Trains to the end and returns the summary. Raises Interrupted, NonFiniteLoss, CheckpointNotWritten."""
-        self.runner.settle()
-        resume(self)
+        warm_up(self.train_step)
+        self.resume()
         finished = self.world.on_leader(self._finished)
         if finished is not None:
             self.reporter.note(f"already complete: {finish_text(finished, self.run.folder)}")
@@ -121,13 +110,13 @@ class Trainer:
         if first == 0:
             self.meters.reset()
         self.parts.train.set_epoch(self.closed, first)
-        self.parts.train.drafts = self.take_step.takes_drafts
-        self.runner.train_mode()
+        self.parts.train.drafts = self.train_step.takes_drafts
+        self.train_step.train_mode()
         self.reporter.start_epoch(self.closed + 1, self.epochs, first, self.steps_per_epoch)
         self.clock.start_epoch()
         for batch in interrupts.awaited(self.parts.train):
             self.clock.data_arrived()
-            if self._train_step(batch):
+            if self.train_step.run(batch, self._at()):
                 self.clock.leave_out()
             self.done += 1
             self._after_step(interrupts)
@@ -136,10 +125,18 @@ class Trainer:
         self.parts.train.drafts = False
         self.reporter.end_epoch()
 
-    def _train_step(self, batch: Batch) -> bool:
+    def _at(self) -> StepAt:
+        """Where the next step is taken."""
         rate = learning_rate(self.config.optim, self.done, self.steps_per_epoch)
         rows = self._rows_of(self.done % self.steps_per_epoch)
-        return self.take_step(batch, rows, number=self.done, steps_per_epoch=self.steps_per_epoch, rate=rate)
+        return StepAt(number=self.done, progress=self.done / self.steps_per_epoch, rate=rate, rows=rows)
+
+    def train_steps(self, steps: int, interrupts: Interrupts) -> None:
+        """`steps` further steps, over the borders of epochs; nothing is evaluated or saved there (benchmarks)."""
+        self.total_steps = self.done + steps
+        while self.done < self.total_steps:
+            self.closed = self.done // self.steps_per_epoch
+            self.train_epoch(interrupts)
 
     def _rows_of(self, step: int) -> int:
         """Images of global batch `step` of an epoch."""
@@ -239,7 +236,7 @@ class Trainer:
         summary = summarise(
             self.config,
             self.records,
-            graph=self.take_step.finish(),
+            graph=self.ran.finish(),
             images_per_second=self.clock.images_per_second,
             wall_seconds=self.wall(),
             parameters=sum(p.numel() for p in self.parts.student.parameters()),
@@ -248,7 +245,7 @@ class Trainer:
             resumed=self.resumed,
             steps=self.done,
             replaced_images=len(self.replaced),
-            tf32=self.take_step.tf32 or self.world.tf32,
+            tf32=self.ran.tf32 or self.world.tf32,
         )
         with self._inference():
             state = self.parts.student.state_dict() | predictor_state(self.parts.distiller)
@@ -260,15 +257,11 @@ class Trainer:
 
     # ---- state -------------------------------------------------------------------------------------------------------
 
-    def wall(self) -> float:
-        """Seconds of this run so far, in all its processes."""
-        return self.wall_before + time.perf_counter() - self.started
-
     def _save_last(self, interrupts: Interrupts) -> None:
         interrupts.saving()
         self.latch.check(self.world)
         self.replaced.settle(self._publish)
-        state = state_of(self)
+        state = self.state()
         self._publish(lambda: self.run.checkpoints.save_last(state))
         self.saved = (self.done, self.closed)
 

@@ -23,6 +23,7 @@ class Updater:
 
     A step with a non-finite gradient or loss is skipped on the device: fused optimisers read `found_inf` themselves, so
     that nothing is read on the host. (With fp16 a skipped step is the scaler's ordinary business.)
+    mean_over_ranks: reduces gradients, in place, where the update rule keeps two kinds apart (DOT).
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class Updater:
         fp16: bool,
         predictor: nn.Module | None = None,
         rate_on_device: bool = False,
+        mean_over_ranks: Callable[[list[Tensor]], None] = lambda gradients: None,
     ) -> None:
+        self.mean_over_ranks = mean_over_ranks
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = optimizer
         self.clip_norm = optim.clip_norm
@@ -70,12 +73,14 @@ class Updater:
         """Whether the optimiser wants the gradients of task and distillation apart (DOT)."""
         return hasattr(self.optimizer, "give")
 
-    def backward(self, loss: Tensor, task: Tensor | None = None) -> None:
-        """Adds the gradient of `loss`; under DDP the last backward of a step reduces it over the ranks.
+    def backward(self, loss: Tensor, task: Tensor | None = None, share: float = 1.0) -> None:
+        """Adds the gradient of share * loss; under DDP the last backward of a step reduces it over the ranks.
 
-        task: the cross-entropy's part of the loss, for update rules that tell kinds apart.
+        task: the cross-entropy's part of the loss, for update rules that tell kinds apart. share: BatchInfo.share.
         """
+        loss = loss * share
         if self.by_kind and task is not None:
+            task = task * share
             self._add_kinds(task, loss - task)
         else:
             self.scaler.scale(loss).backward()
@@ -86,10 +91,10 @@ class Updater:
                 found = torch.autograd.grad(loss, self.parameters, retain_graph=kind == 0, allow_unused=True)
                 self.kinds[kind] = [_sum(a, b) for a, b in zip(self.kinds[kind], found, strict=True)]
 
-    def reduce(self, mean_over_ranks: Callable[[list[Tensor]], None]) -> None:
+    def _give_kinds(self) -> None:
         """Both kinds over the ranks, and handed to the optimiser; the gradients' sum is what is checked and clipped."""
         for kind in self.kinds:
-            mean_over_ranks([g for g in kind if g is not None])
+            self.mean_over_ranks([g for g in kind if g is not None])
         for p, task, distill in zip(self.parameters, *self.kinds, strict=True):
             p.grad = _sum(task, distill)
         give: Callable[..., None] = self.optimizer.give  # type: ignore[attr-defined]
@@ -99,6 +104,8 @@ class Updater:
     def update(self, loss: Tensor) -> Tensor:
         """One update from the gathered gradients. Returns a 0-d bool tensor: the loss or (without a scaler) a gradient
         was not finite."""
+        if self.by_kind:
+            self._give_kinds()
         bad_loss = ~torch.isfinite(loss.detach())
         if self.scaler.is_enabled():
             self._scaled_update()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline import views
-from pipeline.contracts import Batch, Draft, InputError
+from pipeline.contracts import Batch, BatchInfo, Draft, InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.replacing import Replaced, ReplacingSet
 from pipeline.datasets.slow_reads import watch
@@ -172,12 +172,15 @@ class EpochLoader:
             image_MCHW = torch.empty(0) if isinstance(made, Draft) else self._normalise(made, room)
             batch = Batch(
                 image_BCHW=image_MCHW[: span.stop - span.start] if further else image_MCHW,
-                draft=draft,
+                draft=() if draft is None else draft.tensors,
                 label_B=ready.label_N[span.start : span.stop],
                 index_B=ready.index_N[span.start : span.stop],
-                view=todo.view,
-                share=span.share,
-                host_index_B=ready.host_index_N[span.start : span.stop],
+                info=BatchInfo(
+                    view=todo.view,
+                    share=span.share,
+                    host_index_B=ready.host_index_N[span.start : span.stop],
+                    make=None if draft is None else draft.make,
+                ),
             )
             if further:
                 further.add(step, batch, image_MCHW)

@@ -19,6 +19,7 @@ from pipeline.engine.metrics import Clock
 from pipeline.engine.reporting.reporter import Reporter
 from pipeline.engine.teacher_pass import teach
 from pipeline.engine.trainer import Trainer
+from pipeline.engine.warm_up import warm_up
 from pipeline.measure.device import Spent, timed, wait_for
 from pipeline.measure.keys import LEAST_STEPS, BenchmarkConfig
 from pipeline.measure.rounds import SPEED, Measure, Round, cpu_seconds, per_core
@@ -154,24 +155,18 @@ def trainer_of(config: BenchmarkConfig, world: World, parts: Parts, folder: Path
     run = RunDir(folder)
     run.checkpoints.folder.mkdir(parents=True)
     trainer = Trainer(parts, config, world, run, OnlyNotes(world))
-    trainer.runner.settle()
+    warm_up(trainer.train_step)
     return trainer
 
 
 def advance(trainer: Trainer, steps: int) -> None:
     """`steps` further steps of the training loop, over the borders of epochs; nothing is evaluated or saved there."""
-    trainer.total_steps = trainer.done + steps
-    while trainer.done < trainer.total_steps:
-        trainer.closed = trainer.done // trainer.steps_per_epoch
-        trainer.train_epoch(Undisturbed())
+    trainer.train_steps(steps, Undisturbed())
 
 
 def ready_trainer(config: BenchmarkConfig, world: World, parts: Parts, batches: list[Batch], folder: Path) -> Trainer:
     """Our training loop on batches that lie ready: method, update, meters, latch, signals, log lines."""
-    trainer = trainer_of(config, world, parts, folder)
-    trainer.parts = dataclasses.replace(parts, train=ReadyLoader(batches))
-    trainer.steps_per_epoch = len(trainer.parts.train)
-    return trainer
+    return trainer_of(config, world, dataclasses.replace(parts, train=ReadyLoader(batches)), folder)
 
 
 def ready_loop(config: BenchmarkConfig, world: World, parts: Parts, batches: list[Batch], folder: Path) -> Measure:

@@ -1,19 +1,18 @@
 """Our training loop with one part after the other taken away: what each part of a step costs."""
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, ModelOutput, Signal, TeacherSource, View
 from pipeline.engine.components import Parts
 from pipeline.engine.distributed.parallel import World
-from pipeline.engine.metrics import Meters
-from pipeline.engine.nonfinite import Latch
-from pipeline.engine.runner import StepRunner
+from pipeline.engine.forward import StepOutput
+from pipeline.engine.train_step import StepAt, TrainStep
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.measure.limits import four
 from pipeline.measure.loops import own, ready_loop, steps_measure
@@ -38,6 +37,10 @@ class Remembered:
     def network(self) -> Any:
         """Of the other source."""
         return self.source.network
+
+    def modules(self) -> Sequence[nn.Module]:
+        """None: what is remembered runs nothing."""
+        return ()
 
     def __call__(self, batch: Batch) -> ModelOutput | None:
         key = tuple(batch.image_BCHW.shape)
@@ -77,12 +80,15 @@ def single_parts(
 ) -> dict[str, Callable[[int], Any]]:
     """Steps of one part alone, eager: the student's forward in training, the update, meters and latch."""
     eager = config.model_copy(update={"runtime": config.runtime.model_copy(update={"compile": "off"})})
-    runner = StepRunner(parts, eager, world)
-    runner.train_mode()
+    step = TrainStep(parts, eager, world, None, lambda text: None)
+    step.train_mode()
     first = batches[0]
-    rows = len(first.label_B)
-    outputs, merged, bad = runner.run(first, rows)
-    updater = runner.updater
+    step.run(first, StepAt(number=0, progress=0.0, rate=eager.optim.lr, rows=len(first.label_B)))
+    slices = parts.distiller.main_batch(first).split(eager.optim.accumulate)
+    outputs = [_without_gradients(step.forward(step.progress, *step.taught(part, {}))) for part in slices]
+    merged, fine = StepOutput.merged(outputs), torch.tensor(False, device=world.device)
+    updater = step.updater
+    updater.mean_over_ranks = lambda gradients: None
     gradients = [torch.full_like(p, 1e-4) for p in updater.parameters]  # as small as those of a trained network
 
     def forward(number: int) -> None:
@@ -94,18 +100,19 @@ def single_parts(
             parameter.grad = gradient
         if updater.by_kind:
             updater.kinds = [list(gradients), list(gradients)]
-            updater.reduce(lambda gradients: None)
         updater.update(merged.loss)
 
-    meters, latch = Meters(world.device), Latch(world.device, rows)
-
     def read(number: int) -> None:
-        for output, part in outputs:
-            meters.add(output, part)
-        latch.now.fill_(number)
-        latch.observe(bad, merged, first)
+        for output, part in zip(outputs, slices, strict=True):
+            step.meters.add(output, part)
+        step.number.fill_(number)
+        step.latch.observe(fine, merged, first, step.number)
 
     return {FORWARD: forward, UPDATE: update, METERS: read}
+
+
+def _without_gradients(output: StepOutput) -> StepOutput:
+    return output._replace(loss=output.loss.detach(), task=None)
 
 
 def parts_of_step(rows: Mapping[str, Mapping[str, Any]], images: int) -> dict[str, dict[str, float | None]]:

@@ -97,21 +97,21 @@ class CacheReader:
     def _rows(self, name: str, batch: Batch) -> Tensor:
         if self._resident:
             return self._resident[name][batch.index_B]
-        index_B = batch.index_B if batch.host_index_B is None else batch.host_index_B
+        index_B = batch.index_B if batch.info.host_index_B is None else batch.info.host_index_B
         rows = torch.from_numpy(self._arrays[name][index_B.cpu().numpy()])
         # Pinned memory comes from torch's cache, which knows when a copy has ended.
         return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """{"logits": float32 [B, K], "pooled": float32 [B, D] where stored} of the batch's view and stream."""
-        if batch.view != self._view:
-            self._turn_to(batch.view)
+        if batch.info.view != self._view:
+            self._turn_to(batch.info.view)
         found = {}
         for stream, what, codec, width in self.arrays():
-            if stream == batch.stream:
-                names = {suffix: file_name(batch.view, stream, what, suffix) for suffix in codec.parts}
+            if stream == batch.info.stream:
+                names = {suffix: file_name(batch.info.view, stream, what, suffix) for suffix in codec.parts}
                 packed = {suffix: self._rows(name, batch) for suffix, name in names.items()}
                 found[what] = codec.unpack(packed, width)
         if not found:
-            raise InputError(f"teacher cache {self.folder} holds no view called {batch.stream!r}")
+            raise InputError(f"teacher cache {self.folder} holds no view called {batch.info.stream!r}")
         return found

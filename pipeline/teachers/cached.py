@@ -1,10 +1,11 @@
 """The teacher as records written ahead of time (data_prep/cache_teacher.py): the numbers of the live one, exactly."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pipeline.contracts import Batch, InputError, ModelOutput, Shapes, Signal, TeacherSource
 from pipeline.teachers import TEACHERS
@@ -15,10 +16,10 @@ from pipeline.teachers.codecs import errors, rounding
 
 @TEACHERS.register("cached")
 class CachedTeacher:
-    """Looks its outputs up by batch.view, batch.stream and the batch's indices.
+    """Looks its outputs up by batch.info.view, batch.info.stream and the batch's indices.
 
     folder: of the cache; make_live: the teacher whose outputs they are, for what was not written (images that a method
-    chooses by the teacher's output: batch.stream is None) and for checks; None where there is no checkpoint of it.
+    chooses by the teacher's output: batch.info.stream is None) and for checks; None where there is no checkpoint of it.
     verify: first (the first batch of each stream is compared with the live teacher, each view's checksums before its
     use), all (every batch, all checksums at once), off. views: V, the run shows view epoch mod V. tf32: where the live
     teacher runs in it (off, convolutions, on).
@@ -66,6 +67,10 @@ class CachedTeacher:
         """The live teacher's, None where there is none."""
         return None if self.live is None else self.live.network
 
+    def modules(self) -> Sequence[nn.Module]:
+        """The live teacher's."""
+        return () if self.live is None else self.live.modules()
+
     @property
     def lossy(self) -> bool:
         """Whether classes are missing from the records."""
@@ -89,7 +94,7 @@ class CachedTeacher:
             raise InputError(f"teacher cache {self.reader.folder} is of another run: {'; '.join(found[:3])}{rest}")
 
     def __call__(self, batch: Batch) -> ModelOutput | None:
-        if batch.stream is None:
+        if batch.info.stream is None:
             if self.live is None:
                 raise InputError("the method chooses images that no cache can hold: give teacher.checkpoint=FILE")
             return self.live(batch)
@@ -97,7 +102,7 @@ class CachedTeacher:
         logits_BK = found["logits"]
         output = ModelOutput(logits_BK, found.get("pooled", logits_BK[:, :0]))
         # A batch of nobody's images (which fixes DDP's buckets before the first step) has no indices on the host.
-        if batch.stream in self._unchecked and batch.host_index_B is not None:
+        if batch.info.stream in self._unchecked and batch.info.host_index_B is not None:
             self._compare(batch, output)
         return output
 
@@ -107,7 +112,7 @@ class CachedTeacher:
         live = self.live(batch)
         assert live is not None
         for stream, what, codec, _ in self.reader.arrays():
-            if stream != batch.stream:
+            if stream != batch.info.stream:
                 continue
             found_BK, wanted_BK = (getattr(o, f"{what}_B{'K' if what == 'logits' else 'D'}") for o in (output, live))
             if found_BK.shape != wanted_BK.shape:
@@ -117,12 +122,13 @@ class CachedTeacher:
                 )
             gap, share = errors(found_BK, wanted_BK, codec, self.noise)
             if not share <= 1:
+                view = f"{batch.info.view}{f' {stream}' if stream else ''}"
                 raise InputError(
-                    f"teacher cache {self.reader.folder}: {what} of view {batch.view}{f' {stream}' if stream else ''} "
+                    f"teacher cache {self.reader.folder}: {what} of view {view} "
                     f"differ from the live teacher's by {gap:.3g}, {share:.3g} times what {self.reader.layout.dtype} "
                     "may: another teacher, other pixels or other libraries than at writing (teacher.verify)"
                 )
         if self.verify != "all":
-            self._unchecked.discard(str(batch.stream))
+            self._unchecked.discard(str(batch.info.stream))
         if not self._unchecked and not self.keeps_live:
             self.live = None  # its memory is the student's

@@ -20,6 +20,10 @@ class NoTeacher:
     views: int | None = None
     network: Any = None
 
+    def modules(self) -> tuple[nn.Module, ...]:
+        """None."""
+        return ()
+
     def __call__(self, batch: Batch) -> None:
         return None
 
@@ -63,6 +67,10 @@ class LiveTeacher:
 
         self.beside: Beside = beside or InLine()
         self.waits = False
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The network, and what is run instead of it."""
+        return (self.network,) if self.running is self.network else (self.network, self.running)
 
     def __call__(self, batch: Batch) -> ModelOutput:
         output = self.beside.run(lambda: self._forward(batch.image_BCHW), batch.image_BCHW)

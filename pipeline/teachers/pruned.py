@@ -62,6 +62,10 @@ class PrunedTeacher:
         self.prepare = prepare
         self.weight = weight
 
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The network, what is run instead of it, and the pruned copy."""
+        return (self.network, self.running, self.pruned)
+
     def __call__(self, batch: Batch) -> ModelOutput:
         with torch.no_grad(), self.autocast():
             image_BCHW = self.prepare(batch.image_BCHW)

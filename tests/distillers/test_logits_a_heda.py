@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.contracts import Batch, InputError, ModelOutput, Setting, Shapes, Stream, View
+from pipeline.contracts import Batch, BatchInfo, InputError, ModelOutput, Setting, Shapes, Stream, View
 from pipeline.distillers.common.energy import energy
 from pipeline.distillers.common.mixed_rows import chosen_rows, permuted
 from pipeline.distillers.dist import correlation
@@ -73,7 +73,7 @@ def batch_of(start: int = 0, stop: int = ROWS, *, view: int = 2, boxed: bool = T
         mix = type("Plain", (), {"weight": WEIGHT})
     part = slice(start, stop)
     return Batch(
-        image_BCHW=IMAGE[part], label_B=INDEX[part] % CLASSES, index_B=INDEX[part], view=view,
+        image_BCHW=IMAGE[part], label_B=INDEX[part] % CLASSES, index_B=INDEX[part], info=BatchInfo(view=view),
         streams={"mixed": STREAM[part]}, mixes={"mixed": mix},
     )  # fmt: skip
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Shapes, View
+from pipeline.contracts import Batch, BatchInfo, Distiller, InputError, ModelOutput, Setting, Shapes, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.catkd import CATKD, cat_loss
 from pipeline.distillers.ctkd import CTKD
@@ -119,10 +119,12 @@ def test_funmatch_trains_on_the_mixed_view_alone() -> None:
     assert list(terms) == ["kd"]
     assert terms["kd"].item() == pytest.approx(9 * sum(kl(p, q) for p, q in pairs) / 5, rel=1e-12)
     image, label = torch.zeros(2, 3, 4, 4), torch.arange(2)
-    given = Batch(image_BCHW=image, label_B=label, index_B=label + 5, view=3, share=0.5, streams={"mixed": image + 1})
+    at = BatchInfo(view=3, share=0.5)
+    given = Batch(image_BCHW=image, label_B=label, index_B=label + 5, info=at, streams={"mixed": image + 1})
     seen = method.main_batch(given)
     assert seen.image_BCHW.mean() == 1 and torch.equal(seen.label_B, label) and torch.equal(seen.index_B, label + 5)
-    assert (seen.view, seen.share) == (3, 0.5) and seen.streams.keys() == {"mixed"}  # for the parts of a combination
+    assert (seen.info.view, seen.info.share) == (3, 0.5)
+    assert seen.streams.keys() == {"mixed"}  # for the parts of a combination
     assert method.extra_batches(given, None) == ()
 
 
@@ -199,12 +201,13 @@ def test_streams_come_back_as_batches() -> None:
     for name, options in [*kinds, ("mlkd", {}), ("mlld", {}), ("kd_ours", {}), ("funmatch", {})]:
         method = made(DISTILLERS.get(name), options)
         streams = {stream: torch.full_like(image, 1.0) for stream in method.streams}
-        batch = Batch(image_BCHW=image, label_B=label, index_B=label + 5, view=3, share=0.5, streams=streams)
+        at = BatchInfo(view=3, share=0.5)
+        batch = Batch(image_BCHW=image, label_B=label, index_B=label + 5, info=at, streams=streams)
         others = method.extra_batches(batch, None) or [method.main_batch(batch)] * len(streams)
         assert len(others) == len(streams)
         for other in others:
             assert other.image_BCHW.mean() == 1 and other.index_B is batch.index_B
-            assert (other.view, other.share) == (3, 0.5) and (not other.streams or name == "funmatch")
+            assert (other.info.view, other.info.share) == (3, 0.5) and (not other.streams or name == "funmatch")
         seen[options.get("augment", name)] = [(s.kind, s.alpha, s.size) for s in method.streams.values()]
     assert seen["mixup"] == [("mixup", 0.2, 0)] and seen["cutmix"] == seen["cutmixpick"] == [("cutmix", 1.0, 0)]
     assert seen["cutout"] == [("cutout", 1.0, 8)] and seen["autoaug"][0][0] == "autoaugment" and not seen["none"]

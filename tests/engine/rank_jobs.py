@@ -10,7 +10,7 @@ from pipeline.config import RuntimeConfig
 from pipeline.contracts import Batch
 from pipeline.distillers.kd import KD
 from pipeline.engine.distributed import parallel
-from pipeline.engine.step import DistillationStep, Seen
+from pipeline.engine.forward import DistillationStep, Taught
 from pipeline.loaders import LOADERS
 from pipeline.loaders.plan import Plan
 from pipeline.models import MODELS
@@ -53,9 +53,9 @@ def steps(out: str, sync_bn: bool, train_mode: bool, accumulate: int) -> None:
             slices = batch.split(accumulate)
             for number, part in enumerate(slices, 1):
                 with parallel.unreduced(step, last=number == len(slices)):
-                    result = step(progress, Seen.of(part, teacher(part)))
-                    (result.loss * part.share).backward()
-                loss += result.loss.detach() * part.share / world.ranks
+                    result = step(progress, Taught(part, teacher(part)))
+                    (result.loss * part.info.share).backward()
+                loss += result.loss.detach() * part.info.share / world.ranks
             world.sum(loss)
             gradient = torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
             step.zero_grad()

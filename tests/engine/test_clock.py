@@ -16,7 +16,7 @@ from pipeline.engine.distributed.preemption import Interrupts
 from pipeline.engine.evaluate import Evaluation
 from pipeline.engine.metrics import Clock, Meters
 from pipeline.engine.nonfinite import Latch
-from pipeline.engine.whole_step import WholeStep
+from pipeline.engine.train_step import TrainStep
 from pipeline.run_folder.checkpoint_file import Checkpoints
 
 ROWS, STEPS, EPOCHS = 4, 12, 6
@@ -53,7 +53,7 @@ class Machine:
         monkeypatch.setattr("time.perf_counter", lambda: self.now)
         monkeypatch.setattr(World, "behind", True, raising=False)
         monkeypatch.setattr(World, "wait", lambda world: self.sync(), raising=False)
-        monkeypatch.setattr(WholeStep, "__call__", lambda *_, **__: self.step())
+        monkeypatch.setattr(TrainStep, "run", lambda *_, **__: self.step())
         for owner, name in ((Latch, "check"), (Meters, "read")):
             monkeypatch.setattr(owner, name, self._after(0.0, getattr(owner, name)))
         for owner, name in ((Evaluation, "__call__"), (Checkpoints, "save_last")):

@@ -5,9 +5,9 @@ import torch
 
 from pipeline.contracts import Batch
 from pipeline.engine.distributed.parallel import World
+from pipeline.engine.forward import StepOutput
 from pipeline.engine.metrics import Clock, Meters
 from pipeline.engine.nonfinite import Latch, NonFiniteLoss
-from pipeline.engine.step import StepOutput
 
 CPU = torch.device("cpu")
 ALONE = World(rank=0, ranks=1, device=CPU, side=None)
@@ -70,8 +70,7 @@ def test_latch_keeps_the_first_bad_step() -> None:
     latch = Latch(CPU, 8)
     for step in range(6):
         bad = torch.tensor(step in (3, 4))
-        latch.now.fill_(step)
-        latch.observe(bad, output_of(4, step), batch_of(4, 10 * step))
+        latch.observe(bad, output_of(4, step), batch_of(4, 10 * step), torch.tensor(step))
     with pytest.raises(NonFiniteLoss) as caught:
         latch.check(ALONE)
     text = str(caught.value)
@@ -81,5 +80,5 @@ def test_latch_keeps_the_first_bad_step() -> None:
 
 def test_latch_is_silent_while_all_is_well() -> None:
     latch = Latch(CPU, 8)
-    latch.observe(torch.tensor(False), output_of(4, 0), batch_of(4))
+    latch.observe(torch.tensor(False), output_of(4, 0), batch_of(4), torch.tensor(0))
     latch.check(ALONE)

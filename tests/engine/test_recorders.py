@@ -14,13 +14,13 @@ from torch import Tensor, fx, nn
 
 from pipeline.config import OptimConfig, RuntimeConfig
 from pipeline.contracts import Batch, ModelOutput
-from pipeline.engine import runner
+from pipeline.engine import train_step, warm_up
 from pipeline.engine.distributed import parallel
 from pipeline.engine.distributed.parallel import World
 from pipeline.engine.evaluate import Evaluation
 from pipeline.engine.graph import cache
 from pipeline.engine.graph.backends import Body, FusedCapture, NotCapturable, Recorder, Tracer
-from pipeline.engine.graph.cache import Recorded
+from pipeline.engine.graph.cache import GraphCache
 from pipeline.engine.graph.dry_run import untouched
 from pipeline.engine.optimizers import build_optimizer
 from pipeline.engine.update import Updater
@@ -87,7 +87,7 @@ def broken_off(updater: Updater, loss: Tensor) -> Tensor:
 def test_after_a_failed_capture_gradients_are_computed_anew(data: Path, words: tuple[str, ...]) -> None:
     gaps, side = from_the_same_state(words_for(data, *words), BrokenOff(1), 4)
     assert max(gaps) == 0 and side.notes == [f"runtime.compile=graph: {REASON}; steps run plainly"]
-    assert side.take.graph == f"fallback: {REASON}"
+    assert side.train_step.ran.graph == f"fallback: {REASON}"
 
 
 def test_the_scaler_is_told_too() -> None:
@@ -109,7 +109,7 @@ class Sum:
     def __init__(self, recorder: Recorder) -> None:
         self.total = torch.zeros(())
         self.told: list[tuple[str, str]] = []
-        self.recorded = Recorded(self._add, recorder, lambda *told: self.told.append(told), lambda: [self.total])
+        self.recorded = GraphCache(self._add, recorder, lambda *told: self.told.append(told), lambda: [self.total])
 
     def _add(self, tensors: Mapping[str, Tensor]) -> None:
         self.total.add_(tensors["x"].sum())
@@ -152,7 +152,7 @@ def test_a_value_that_is_read_on_the_host_is_refused() -> None:
         if tensors["x"].sum() > 0:
             total.add_(1)
 
-    function = Recorded(add, Tracer(lambda graph: graph), lambda *why: told.append(why), lambda: [total])
+    function = GraphCache(add, Tracer(lambda graph: graph), lambda *why: told.append(why), lambda: [total])
     assert [function({"x": torch.ones(2)}) for _ in range(2)] == [True, False]
     assert total == 4 and len(told) == 1 and "depends on values" in told[0][0]
 
@@ -251,13 +251,14 @@ def test_what_cannot_be_compiled_runs_plainly() -> None:
 
 def test_ddp_is_built_and_settled_on_the_stream_of_the_capture(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     capture, inside = Refusing(9), []
-    for name in ("wrap_step", "settle_buckets"):
-        before = getattr(runner, name)
+    for owner, name in ((train_step, "wrap_step"), (warm_up, "settle_buckets")):
+        before = getattr(owner, name)
         monkeypatch.setattr(
-            runner, name, lambda *a, before=before, **k: (inside.append(capture.inside), before(*a, **k))[1]
+            owner, name, lambda *a, before=before, **k: (inside.append(capture.inside), before(*a, **k))[1]
         )
     side = Side(words_for(data, "kd"), None)
-    runner.StepRunner(side.parts, side.runner.config, WORLD, capture).settle()  # type: ignore[arg-type]
+    step = train_step.TrainStep(side.parts, side.train_step.config, WORLD, capture, print)  # type: ignore[arg-type]
+    warm_up.warm_up(step)
     assert inside == [False, True, True]
 
 

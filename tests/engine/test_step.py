@@ -10,9 +10,9 @@ import ranks
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from pipeline.contracts import Batch, ModelOutput
+from pipeline.contracts import Batch, BatchInfo, ModelOutput
 from pipeline.distillers import DISTILLERS
-from pipeline.engine.step import DistillationStep, Seen, StepOutput
+from pipeline.engine.forward import DistillationStep, StepOutput, Taught
 from pipeline.models import MODELS
 
 
@@ -22,12 +22,14 @@ def step_of(method: str) -> DistillationStep:
     return DistillationStep(MODELS.get("resnet8")(num_classes=10), kind(kind.Config()), contextlib.nullcontext)
 
 
-def arguments(seed: int, rows: int = 6) -> tuple[torch.Tensor, Seen]:
+def arguments(seed: int, rows: int = 6) -> tuple[torch.Tensor, Taught]:
     generator = torch.Generator().manual_seed(seed)
     image = torch.randn(rows, 3, 16, 16, generator=generator)
     teacher = torch.randn(rows, 10, generator=generator)
     label = torch.arange(rows) % 10
-    return torch.tensor(float(seed)), Seen(image, label, label + 100 * seed, ModelOutput(teacher, teacher), {})
+    info = BatchInfo(view=seed, share=1 / (seed + 1))  # numbers of the host that change
+    batch = Batch(image_BCHW=image, label_B=label, index_B=label + 100 * seed, info=info)
+    return torch.tensor(float(seed)), Taught(batch, ModelOutput(teacher, teacher))
 
 
 @pytest.mark.parametrize("method", ["kd", "vanilla"])
@@ -56,10 +58,12 @@ def test_half_precision_losses_are_float32() -> None:
 @pytest.mark.parametrize(("rows", "parts"), [(16, 1), (16, 4), (7, 3), (2, 5)])
 def test_slices_add_up(rows: int, parts: int) -> None:
     index = torch.arange(rows)
-    batch = Batch(image_BCHW=torch.zeros(rows, 3, 4, 4), label_B=index, index_B=index, view=3, share=1.25)
+    info = BatchInfo(view=3, share=1.25, host_index_B=index)
+    batch = Batch(image_BCHW=torch.zeros(rows, 3, 4, 4), label_B=index, index_B=index, info=info)
     slices = batch.split(parts)
     assert torch.equal(torch.cat([s.index_B for s in slices]), index)
-    assert sum(s.share for s in slices) == pytest.approx(1.25) and all(s.view == 3 for s in slices)
+    assert sum(s.info.share for s in slices) == pytest.approx(1.25) and all(s.info.view == 3 for s in slices)
+    assert all(s.info.host_index_B is not None and torch.equal(s.info.host_index_B, s.index_B) for s in slices)
     assert len(slices) == min(parts, rows)
 
 

@@ -8,7 +8,7 @@ import torch
 from short_runs import Capture, after_step, finish, forge, make_data, refused, stop, unseal
 
 from pipeline.engine.distributed import parallel, tf32
-from pipeline.engine.whole_step import FALLBACK
+from pipeline.engine.what_ran import FALLBACK
 
 GRAPH = "runtime.compile=graph"
 

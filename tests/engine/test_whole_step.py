@@ -39,7 +39,7 @@ def check(data: Path, method: str, steps: int) -> None:
         assert recorded.notes == [f"runtime.compile=graph: method {method} reads values on the host; steps run plainly"]
         return
     # Gradients that meet are added up in another memory layout while a trace is made: the last bit of some.
-    assert max(gaps) < 2e-6 and recorded.take.recorded.graphs == 2 and recorded.notes == []
+    assert max(gaps) < 2e-6 and recorded.train_step.graph.graphs == 2 and recorded.notes == []
 
 
 @pytest.mark.parametrize("method", QUICK)
@@ -72,7 +72,7 @@ def test_fifty_recorded_steps(data: Path, method: str) -> None:
 )
 def test_with_what_a_step_may_hold(data: Path, more: list[str]) -> None:
     gaps, recorded = from_the_same_state(words_for(data, "kd", *more), Tracer(None), 8)
-    assert max(gaps) < 2e-6 and recorded.take.recorded.graphs >= 2 and recorded.notes == []
+    assert max(gaps) < 2e-6 and recorded.train_step.graph.graphs >= 2 and recorded.notes == []
 
 
 def operations(data: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> set[str]:
@@ -147,7 +147,7 @@ def test_what_looks_at_values_is_refused() -> None:
 def test_compiled_by_inductor(data: Path) -> None:
     """Two graphs of about a minute each. float32: other fusions round otherwise."""
     gaps, recorded = from_the_same_state(words_for(data, "kd", "optim.ema_decay=0.9"), tracer_at_once(), 50)
-    assert max(gaps) < 2e-3 and recorded.take.recorded.graphs == 2
+    assert max(gaps) < 2e-3 and recorded.train_step.graph.graphs == 2
     assert trajectories(words_for(data, "kd"), tracer_at_once(), 20) < 1e-7
 
 

@@ -15,7 +15,7 @@ from json_damage import damaged
 
 from data_prep.cache_parts import Part, Work
 from data_prep.cache_shares import settle
-from pipeline.contracts import Batch, InputError
+from pipeline.contracts import Batch, BatchInfo, InputError
 from pipeline.teachers.cache_format import Layout, Manifest
 from pipeline.teachers.cache_reader import CacheReader
 from pipeline.teachers.cached import CachedTeacher
@@ -76,8 +76,8 @@ def read(folder: Path, check: str) -> None:
     index_B = torch.arange(6)
     for view in range(teacher.reader.layout.views):
         for stream in teacher.reader.streams:
-            shown = {"image_BCHW": torch.zeros(6, 0), "label_B": index_B, "index_B": index_B, "host_index_B": index_B}
-            teacher(Batch(**shown, view=view, stream=stream))
+            shown = {"image_BCHW": torch.zeros(6, 0), "label_B": index_B, "index_B": index_B}
+            teacher(Batch(**shown, info=BatchInfo(view=view, stream=stream, host_index_B=index_B)))
 
 
 def spoil_array(data: bytes, rng: random.Random) -> bytes:

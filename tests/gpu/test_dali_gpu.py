@@ -33,6 +33,6 @@ def test_pixels_are_nearly_those_of_the_host(tmp_path, decoder, changes):
     other = LOADERS.get("torch")(files, Plan(**{**how, **changes}))
     for _ in range(3):
         for a, b in zip(loader, other, strict=True):
-            assert a.image_BCHW.is_cuda and torch.equal(a.index_B.cpu(), b.index_B) and a.view == b.view
+            assert a.image_BCHW.is_cuda and torch.equal(a.index_B.cpu(), b.index_B) and a.info.view == b.info.view
             apart_B = 255 * (a.image_BCHW.cpu() - b.image_BCHW).abs().mean((1, 2, 3))
             assert apart_B.mean() < 1 and apart_B.max() < 2

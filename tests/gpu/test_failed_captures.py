@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from pipeline import train
 from pipeline.contracts import ModelOutput
 from pipeline.engine.graph.backends import CudaRecorder, FusedCapture, NotCapturable, Tracer
-from pipeline.engine.graph.cache import Recorded
+from pipeline.engine.graph.cache import GraphCache
 from pipeline.engine.update import Updater
 from pipeline.teachers.beside import SideStream
 
@@ -116,7 +116,7 @@ def test_a_fused_capture_leaves_compiled_steps() -> None:
         total.add_(tensors["x"].sum())
 
     fused = FusedCapture(recorder(), Tracer(uncompiled))
-    function = Recorded(add, fused, lambda *why: told.append(why), lambda: [total])
+    function = GraphCache(add, fused, lambda *why: told.append(why), lambda: [total])
     made = [function({"x": torch.ones(3, device=CUDA)}) for _ in range(8)]
     assert made == [True, False, False, False, True, False, False, False]
     assert total.item() == 24 and [instead for _, instead in told] == ["run compiled, but are not captured"]
@@ -149,7 +149,7 @@ def test_a_side_stream_without_work_may_be_joined_in_a_capture() -> None:
 def test_a_trace_follows_the_backward(data: Path, method: str) -> None:
     """Autograd's own thread for the device would not be followed."""
     gaps, side = from_the_same_state(words_for(data, method), Tracer(None), 8, CUDA)
-    assert max(gaps) < 1e-4 and side.take.recorded.graphs == 2 and side.notes == []
+    assert max(gaps) < 1e-4 and side.train_step.graph.graphs == 2 and side.notes == []
 
 
 @pytest.mark.parametrize(("mode", "ran"), [("graph", "replayed"), ("off", "off")])

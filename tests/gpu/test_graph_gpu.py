@@ -33,13 +33,13 @@ def cuda_recorder() -> Recorder:
 @pytest.mark.parametrize("method", DETERMINISTIC)
 def test_a_captured_step_has_the_bits_of_the_plain_one(data: Path, method: str, deterministic: None) -> None:
     gaps, captured = from_the_same_state(words_for(data, method), cuda_recorder(), 50, CUDA)
-    assert max(gaps) == 0 and captured.take.recorded.graphs == 2 and captured.notes == []
+    assert max(gaps) == 0 and captured.train_step.graph.graphs == 2 and captured.notes == []
 
 
 @pytest.mark.parametrize("method", CAPTURED)
 def test_every_capturable_method(data: Path, method: str) -> None:
     gaps, captured = from_the_same_state(words_for(data, method), cuda_recorder(), 50, CUDA)
-    assert max(gaps) < 1e-4 and captured.take.recorded.graphs == 2 and captured.notes == []
+    assert max(gaps) < 1e-4 and captured.train_step.graph.graphs == 2 and captured.notes == []
 
 
 @pytest.mark.parametrize("method", DETERMINISTIC)
@@ -60,7 +60,7 @@ def test_the_host_waits_for_nothing(data: Path, method: str, graph: bool) -> Non
 
 def test_evaluation_in_a_graph(data: Path) -> None:
     side = Side(words_for(data, "kd"), None, device=CUDA)
-    world = side.runner.world
+    world = side.train_step.world
     arguments = (side.parts.student, side.parts.distiller.predict, side.parts.evaluations["test"], world)
     plain = Evaluation(*arguments, side.parts.autocast)
     captured = Evaluation(*arguments, side.parts.autocast, recorder=cuda_recorder())

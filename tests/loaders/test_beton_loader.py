@@ -38,7 +38,9 @@ def tensors(batch):
 
 def same(a, b):
     mine, theirs = tensors(a), tensors(b)
-    return (a.view, a.share) == (b.view, b.share) and all(torch.equal(x, y) for x, y in zip(mine, theirs, strict=True))
+    return (a.info.view, a.info.share) == (b.info.view, b.info.share) and all(
+        torch.equal(x, y) for x, y in zip(mine, theirs, strict=True)
+    )
 
 
 def differences(loader, other, epochs=1):
@@ -48,7 +50,9 @@ def differences(loader, other, epochs=1):
         loader.set_epoch(epoch)
         other.set_epoch(epoch)
         for a, b in zip(loader, other, strict=True):
-            assert torch.equal(a.index_B, b.index_B) and torch.equal(a.label_B, b.label_B) and a.view == b.view
+            assert (
+                torch.equal(a.index_B, b.index_B) and torch.equal(a.label_B, b.label_B) and a.info.view == b.info.view
+            )
             found += (a.image_BCHW - b.image_BCHW).abs().mean((1, 2, 3)).tolist()
     return 255 * np.array(found)
 

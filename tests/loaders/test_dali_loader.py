@@ -47,7 +47,9 @@ def tensors(batch):
 
 def same(a, b):
     mine, theirs = tensors(a), tensors(b)
-    return (a.view, a.share) == (b.view, b.share) and all(torch.equal(x, y) for x, y in zip(mine, theirs, strict=True))
+    return (a.info.view, a.info.share) == (b.info.view, b.info.share) and all(
+        torch.equal(x, y) for x, y in zip(mine, theirs, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,7 +90,9 @@ def test_other_resizes_differ_by_their_rounding_only(files, how, changes, mean, 
     apart, largest = [], 0.0
     for _ in range(3):
         for a, b in zip(loader, other, strict=True):
-            assert torch.equal(a.index_B, b.index_B) and torch.equal(a.label_B, b.label_B) and a.view == b.view
+            assert (
+                torch.equal(a.index_B, b.index_B) and torch.equal(a.label_B, b.label_B) and a.info.view == b.info.view
+            )
             difference = 255 * (a.image_BCHW - b.image_BCHW).abs()
             apart += difference.mean((1, 2, 3)).tolist()
             largest = max(largest, difference.max().item())

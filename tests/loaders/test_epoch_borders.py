@@ -21,7 +21,7 @@ from pipeline.loaders.extra_views import Read
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return a.view == b.view and torch.equal(a.image_BCHW, b.image_BCHW) and torch.equal(a.index_B, b.index_B)
+    return a.info.view == b.info.view and torch.equal(a.image_BCHW, b.image_BCHW) and torch.equal(a.index_B, b.index_B)
 
 
 def reads(epoch: int, batches: int = 3) -> Reads:

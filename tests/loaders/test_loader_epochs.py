@@ -17,7 +17,7 @@ def same(a, b):
         torch.equal(a.image_BCHW, b.image_BCHW)
         and torch.equal(a.index_B, b.index_B)
         and torch.equal(a.label_B, b.label_B)
-        and (a.view, a.share) == (b.view, b.share)
+        and (a.info.view, a.info.share) == (b.info.view, b.info.share)
     )
 
 
@@ -34,8 +34,8 @@ def test_ranks_divide_the_batches_of_one_rank(name, ranks):
             rows = len(batch.label_B)
             for field in ("image_BCHW", "label_B", "index_B"):
                 assert torch.equal(getattr(batch, field), torch.cat([getattr(p, field) for p in pieces]))
-            assert [p.share for p in pieces] == [ranks * len(p.label_B) / rows for p in pieces]
-            mean = sum(p.share * p.image_BCHW.double().mean() for p in pieces) / ranks
+            assert [p.info.share for p in pieces] == [ranks * len(p.label_B) / rows for p in pieces]
+            mean = sum(p.info.share * p.image_BCHW.double().mean() for p in pieces) / ranks
             assert mean.item() == pytest.approx(batch.image_BCHW.double().mean().item(), abs=1e-12)
 
 

@@ -43,7 +43,7 @@ def test_two_epochs_are_the_obvious_loops_pixels(name, changes):
             index = order[step * 16 : (step + 1) * 16]
             assert batch.index_B.tolist() == index.tolist() and batch.index_B.dtype == torch.int64
             assert batch.label_B.tolist() == image_set.label_N[index].tolist() and batch.label_B.dtype == torch.int64
-            assert (batch.view, batch.share) == (view, 1.0)
+            assert (batch.info.view, batch.info.share) == (view, 1.0)
             expected = np.stack([normalised(obvious_pixels(image_set, how, view, i)) for i in index.tolist()])
             assert batch.image_BCHW.dtype == torch.float32
             assert np.array_equal(batch.image_BCHW.numpy(), expected)
@@ -57,7 +57,7 @@ def test_evaluation_shows_the_pixels_as_they_are(name):
     loader = LOADERS.get(name)(image_set, augmented(train=False))
     batches = epoch_of(loader, 5)
     assert torch.cat([b.index_B for b in batches]).tolist() == list(range(70))
-    assert {(b.view, b.share) for b in batches} == {(0, 1.0)}
+    assert {(b.info.view, b.info.share) for b in batches} == {(0, 1.0)}
     expected = np.stack([normalised(pixels) for pixels in image_set.pixels_NHWC])
     assert np.array_equal(torch.cat([b.image_BCHW for b in batches]).numpy(), expected)
 

@@ -31,9 +31,9 @@ def test_drafts_become_the_same_pixels(name: str) -> None:
         for loader in (done, undone):
             loader.set_epoch(epoch)
         for whole, draft in zip(done, undone, strict=True):
-            assert draft.image_BCHW.numel() == 0 and draft.draft is not None
+            assert draft.image_BCHW.numel() == 0 and draft.info.make is not None and draft.draft
             made = draft.finished()
-            assert torch.equal(made.image_BCHW, whole.image_BCHW) and made.draft is None
+            assert torch.equal(made.image_BCHW, whole.image_BCHW) and made.info.make is None
             assert made.image_BCHW.stride() == whole.image_BCHW.stride()
             assert torch.equal(made.label_B, whole.label_B) and torch.equal(made.index_B, whole.index_B)
 
@@ -42,7 +42,7 @@ def test_rotated_and_evaluated_images_come_finished() -> None:
     for plan in (replace(PLAN, rotation=15.0), replace(PLAN, train=False)):
         loader = LOADERS.get("resident")(colour_set(23), plan)
         loader.drafts = True
-        assert all(batch.draft is None and batch.image_BCHW.numel() for batch in loader)
+        assert all(batch.info.make is None and batch.image_BCHW.numel() for batch in loader)
 
 
 @pytest.mark.slow

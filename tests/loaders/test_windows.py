@@ -37,7 +37,7 @@ def epoch_of(name: str, images: FileSet, how: Plan, epoch: int = 0, step: int = 
 
 def same(a: Batch, b: Batch) -> bool:
     fields = ("image_BCHW", "label_B", "index_B")
-    return a.view == b.view and all(torch.equal(getattr(a, field), getattr(b, field)) for field in fields)
+    return a.info.view == b.info.view and all(torch.equal(getattr(a, field), getattr(b, field)) for field in fields)
 
 
 def joined(parts: list[Batch], field: str) -> torch.Tensor:
@@ -108,7 +108,7 @@ def test_growing_images_have_the_size_of_their_epoch(name: str, images: FileSet)
             index = int(batch.index_B[0])
             expected = normalised(by_pillow(images, how, epoch, index, size))
             assert np.array_equal(batch.image_BCHW[0].numpy(), expected)
-        assert {batch.view} == {epoch}
+        assert {batch.info.view} == {epoch}
     shown = {batch.image_BCHW.shape[2:] for batch in epoch_of(name, images, windows(image_size=128, train=False))}
     assert shown == {(128, 128)}
 

@@ -51,6 +51,9 @@ def test_a_remembered_teacher_is_asked_once_a_shape() -> None:
         def __init__(self) -> None:
             self.asked = 0
 
+        def modules(self) -> tuple[()]:
+            return ()
+
         def __call__(self, batch: Batch) -> ModelOutput:
             self.asked += 1
             return ModelOutput(batch.image_BCHW.mean((1, 2, 3))[:, None], torch.ones(len(batch.label_B), 1))

@@ -13,7 +13,7 @@ from pipeline.builders.networks import shapes_of
 from pipeline.config import TrainConfig
 from pipeline.contracts import Batch, Distiller, Mix, ModelOutput, Setting
 from pipeline.distillers import DISTILLERS
-from pipeline.engine.step import DistillationStep, Seen, StepOutput
+from pipeline.engine.forward import DistillationStep, StepOutput, Taught
 from pipeline.models.build import build
 
 ROWS, SAMPLES = 4, 24
@@ -97,12 +97,12 @@ class Bench:
             output: ModelOutput = self.teacher(batch.image_BCHW, features=True)
         return output
 
-    def see(self, batch: Batch) -> list[Seen]:
+    def see(self, batch: Batch) -> list[Taught]:
         """The batch and those that the method asks for, with the teacher's outputs."""
         batch = self.method.main_batch(batch)
         teacher = self.look(batch)
         further = self.method.extra_batches(batch, teacher)
-        return [Seen.of(batch, teacher), *(Seen.of(other, self.look(other)) for other in further)]
+        return [Taught(batch, teacher), *(Taught(other, self.look(other)) for other in further)]
 
     def run(self, batch: Batch | None = None, progress: float = 1.5) -> StepOutput:
         """Forward of one step."""

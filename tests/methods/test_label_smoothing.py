@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from methods.lab import METHODS, Bench, config_of
 
 from pipeline.contracts import Batch
-from pipeline.distillers.common.task import task_loss
+from pipeline.distillers.vanilla import Vanilla
 
 WITHOUT = {"funmatch", "simkd"}  # no labels; a cross-entropy of weight 0
 
 
 def terms(method: str, smoothing: float) -> dict[str, torch.Tensor]:
     bench = Bench(config_of(method, "resnet20-resnet8"), side=16)
-    bench.step.smoothing = smoothing
+    bench.method.label_smoothing = smoothing
     torch.manual_seed(5)
     return bench.run().terms
 
@@ -36,10 +36,10 @@ def test_the_formula() -> None:
     generator = torch.Generator().manual_seed(0)
     logits_BK = torch.randn(5, 7, generator=generator, dtype=torch.float64)
     label_B = torch.tensor([0, 3, 6, 2, 2])
-    batch = Batch(image_BCHW=torch.zeros(5, 3, 2, 2), label_B=label_B, index_B=label_B, smoothing=0.3)
+    batch = Batch(image_BCHW=torch.zeros(5, 3, 2, 2), label_B=label_B, index_B=label_B)
     target_BK = 0.7 * F.one_hot(label_B, 7) + 0.3 / 7
     wanted = -(target_BK * F.log_softmax(logits_BK, dim=1)).sum(dim=1).mean()
-    torch.testing.assert_close(task_loss(logits_BK, batch), wanted)
-    assert [part.smoothing for part in batch.split(2)] == [0.3, 0.3]
-    plain = Batch(image_BCHW=batch.image_BCHW, label_B=label_B, index_B=label_B)
-    assert torch.equal(task_loss(logits_BK, plain), F.cross_entropy(logits_BK, label_B))
+    method = Vanilla(Vanilla.Config())
+    assert torch.equal(method.task_loss(logits_BK, batch), F.cross_entropy(logits_BK, label_B))
+    method.label_smoothing = 0.3
+    torch.testing.assert_close(method.task_loss(logits_BK, batch), wanted)

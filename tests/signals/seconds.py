@@ -57,7 +57,7 @@ class Phase:
     tool: str = TRAIN
 
 
-STEP = ("pipeline.engine.whole_step:WholeStep", "__call__")
+STEP = ("pipeline.engine.train_step:TrainStep", "run")
 READ = ("pipeline.datasets.image_set", "read_plain")
 WORKER = ("data.loader=torch", "data.workers=1")
 COMPILE = ("torch._inductor.graph:GraphLowering", "run")

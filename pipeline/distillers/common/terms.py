@@ -6,8 +6,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from pipeline.contracts import Batch, ModelOutput
-from pipeline.distillers.common.task import task_loss
+from pipeline.contracts import Batch, Distiller, ModelOutput
 from pipeline.distillers.kd import kd_loss
 
 
@@ -23,9 +22,10 @@ class LabelWeights:
     T: Annotated[float, Field(gt=0)] = 4.0
 
 
-def label_terms(weights: LabelWeights, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> dict[str, Tensor]:
-    """The term "ce", and "kd" where its weight is not 0; scalars, means over the batch."""
-    terms = {"ce": weights.ce_weight * task_loss(student.logits_BK, batch)}
+def label_terms(method: Distiller, student: ModelOutput, teacher: ModelOutput, batch: Batch) -> dict[str, Tensor]:
+    """The term "ce", and "kd" where its weight is not 0; scalars, means over the batch. method: with LabelWeights."""
+    weights: LabelWeights = method.config
+    terms = {"ce": weights.ce_weight * method.task_loss(student.logits_BK, batch)}
     if weights.kd_weight > 0:
         terms["kd"] = weights.kd_weight * kd_loss(student.logits_BK, teacher.logits_BK, weights.T)
     return terms

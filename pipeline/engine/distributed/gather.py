@@ -36,14 +36,29 @@ class _Gather(torch.autograd.Function):
         return total[start:stop], None, None, None
 
 
+def mean_over_ranks(world: World, gradients: list[Tensor]) -> None:
+    """Replaces each gradient by its mean over the ranks: one message for all of them."""
+    if world.ranks == 1 or not gradients:
+        return
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    flat /= world.ranks
+    pieces = flat.split([g.numel() for g in gradients])
+    for gradient, piece in zip(gradients, pieces, strict=True):
+        gradient.copy_(piece.view_as(gradient))
+
+
 class GlobalRows:
-    """Gives x_B of the whole global batch, in its order; x_B itself on one rank or with runtime.gather=false."""
+    """Gives x_B of the whole global batch, in its order; x_B itself on one rank or with runtime.gather=false.
+
+    rows: of the present global batch (StepAt.rows).
+    """
 
     def __init__(self, world: World, *, enabled: bool = True, slices: int = 1) -> None:
         self.world = world
         self.active = enabled and world.ranks > 1
         self.slices = slices
-        self.rows = 0  # of the present global batch; set before each step
+        self.rows = 0
 
     def __call__(self, x_B: Tensor) -> Tensor:
         """Raises InputError with optim.accumulate > 1: a slice does not know the rest of its batch."""

@@ -1,33 +1,33 @@
 """A function of tensors that is recorded once for each shape of them and then replayed."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from pipeline.engine.graph.backends import Fallback, NotCapturable, Recorder, Replay
 from pipeline.engine.graph.dry_run import State
 
-Tensors = Mapping[str, Tensor]
+Inputs = TypeVar("Inputs")  # a pytree: its leaves are tensors
 PLAINLY = "run plainly"
 MOST = 64  # shapes that have a place; those beyond run plainly, as they come
 
 
 @dataclass
-class _Slot:
-    """Where the tensors of one shape lie, how often it came, and its graph."""
+class _Slot(Generic[Inputs]):
+    """Where the tensors of one shape lie, the function's inputs made of them, how often it came, and its graph."""
 
-    places: dict[str, Tensor]
+    places: list[Tensor]
+    inputs: Inputs
     seen: int = 0
     replay: Replay | None = None
 
-    def load(self, tensors: Tensors) -> None:
-        torch._foreach_copy_(list(self.places.values()), list(tensors.values()))
 
-
-class Recorded:
-    """Calls function(tensors), which returns nothing, through `recorder`; plainly where that is None.
+class GraphCache(Generic[Inputs]):
+    """Calls function(inputs), which returns nothing, through `recorder`; plainly where that is None.
 
     state: the tensors that the function changes.
     fallback: told why, and what is done instead, where the function turns out to be none that can be recorded; it then
@@ -36,7 +36,7 @@ class Recorded:
 
     def __init__(
         self,
-        function: Callable[[Tensors], None],
+        function: Callable[[Inputs], None],
         recorder: Recorder | None,
         fallback: Fallback,
         state: State,
@@ -45,43 +45,51 @@ class Recorded:
         self.function, self.recorder, self.fallback = function, recorder, fallback
         self.state, self.forget = state, forget
         self.graphs = 0  # shapes that are recorded
-        self._slots: dict[Hashable, _Slot] = {}
+        self._slots: dict[Hashable, _Slot[Inputs]] = {}
 
-    def __call__(self, tensors: Tensors, constants: Hashable = (), *, short: bool = False) -> bool:
+    @property
+    def makes(self) -> str | None:
+        """What runs, in one word; None before anything is recorded."""
+        return self.recorder.makes if self.recorder is not None and self.graphs else None
+
+    def __call__(self, inputs: Inputs, constants: Hashable = (), *, short: bool = False) -> bool:
         """One run. constants: numbers of the host that the function uses; short: it is one on fewer rows than most.
         Returns whether time went into recording."""
         recorder = self.recorder
         if recorder is None:
-            self.function(tensors)
+            self.function(inputs)
             return False
-        slot = None if short and not recorder.short_batches else self._slot(tensors, constants)
+        leaves, spec = pytree.tree_flatten(inputs)
+        slot = None if short and not recorder.short_batches else self._slot(leaves, spec, constants)
         if slot is None:
-            recorder.run(lambda: self.function(tensors))
+            own = pytree.tree_unflatten(leaves, spec)
+            recorder.run(lambda: self.function(own))
             return False
-        slot.load(tensors)
+        torch._foreach_copy_(slot.places, leaves)
         slot.seen += 1
         if slot.replay is not None:
             return slot.replay()
         if slot.seen <= recorder.warm_up:
-            recorder.run(lambda: self.function(slot.places))
+            recorder.run(lambda: self.function(slot.inputs))
             return False
         self._record(recorder, slot)
         return True
 
-    def _slot(self, tensors: Tensors, constants: Hashable) -> _Slot | None:
+    def _slot(self, leaves: list[Tensor], spec: pytree.TreeSpec, constants: Hashable) -> _Slot[Inputs] | None:
         """None for a shape that finds no place any more."""
-        key = (constants, *((name, t.shape, t.dtype, t.stride()) for name, t in tensors.items()))
+        key = (constants, spec, *((t.shape, t.dtype, t.stride()) for t in leaves))
         if key not in self._slots and len(self._slots) < MOST:
-            self._slots[key] = _Slot({name: torch.empty_like(t) for name, t in tensors.items()})
+            places = [torch.empty_like(t) for t in leaves]
+            self._slots[key] = _Slot(places, pytree.tree_unflatten(places, spec))
         return self._slots.get(key)
 
-    def _record(self, recorder: Recorder, slot: _Slot) -> None:
+    def _record(self, recorder: Recorder, slot: _Slot[Inputs]) -> None:
         try:
-            slot.replay = recorder.record(lambda: self.function(slot.places), self.state, self.fallback)
+            slot.replay = recorder.record(lambda: self.function(slot.inputs), self.state, self.fallback)
             self.graphs += 1
         except NotCapturable as error:
             self.recorder = None
             self.fallback(str(error), PLAINLY)
             if not error.ran:
                 self.forget()
-                recorder.run(lambda: self.function(slot.places))
+                recorder.run(lambda: self.function(slot.inputs))

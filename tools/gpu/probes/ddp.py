@@ -44,14 +44,14 @@ def whole_step(bench: Bench) -> None:
     words = words_for(data, "kd")
     plain = Side(words, None, device=bench.device, world=world)
     captured = Side(words, recorder_for(RuntimeConfig(compile="graph"), world), device=bench.device, world=world)
-    wrapped = [isinstance(side.runner.step, DistributedDataParallel) for side in (plain, captured)]
+    wrapped = [isinstance(side.train_step.forward, DistributedDataParallel) for side in (plain, captured)]
     worst = 0.0
     for number, batch in enumerate(plain.batches(4 if bench.small else STEPS)):
         plain.step(number, batch, rate=0.01)
         captured.step(number, batch, rate=0.01)
         worst = max(worst, largest_gap(plain.state(), captured.state()))
         put(plain.state(), captured.state())
-    graphs = captured.take.recorded.graphs
+    graphs = captured.train_step.graph.graphs
     good = all(wrapped) and worst < MOST and (bench.small or (graphs == 2 and not captured.notes))
     bench.judge("our step under DDP, captured against plain", f"{worst:.1e}, {graphs} graphs {captured.notes}", good)
 

@@ -33,7 +33,7 @@ def compare(bench: Bench, name: str, words: list[str]) -> None:
         ours = trainer(bench, [*data, *networks, *words, "optim.lr=0.01", f"runtime.compile={mode}"])
         advance(ours, 3 if bench.small else STEPS)
         losses.append(ours.meters.read(ours.world)["train_loss"])
-        ran = ours.take_step.graph
+        ran = ours.ran.graph
     seconds = time.perf_counter() - began
     good = abs(losses[0] - losses[1]) < MOST * losses[0] and ran == (COMPILED if bench.small else REPLAYED)
     value = f"losses {losses[0]:.5f} {losses[1]:.5f}, {ran}, {seconds:.0f} s"

@@ -57,6 +57,6 @@ def compare(bench: Bench, name: str, words: list[str]) -> None:
         captured.step(number, batch, rate=RATE)
         worst = max(worst, largest_gap(plain.state(), captured.state()))
         put(plain.state(), captured.state())
-    graphs = captured.take.recorded.graphs
+    graphs = captured.train_step.graph.graphs
     good = worst < MOST and graphs == (1 if bench.small else 2) and not captured.notes
     bench.judge(f"captured against plain: {name}", f"{worst:.1e}, {graphs} graphs {captured.notes[:1] or ''}", good)

@@ -24,7 +24,7 @@ def run(bench: Bench) -> None:
     words = words_for(data, "kd", "data.batch_size=12")
     torch.manual_seed(0)
     on_cpu = Side(words, None)
-    start = {name: value.clone() for name, value in on_cpu.runner.module.state_dict().items()}
+    start = {name: value.clone() for name, value in on_cpu.train_step.module.state_dict().items()}
     batch = on_cpu.batches_of(0)[0]
     on_cpu.step(0, batch)
     wanted = change(on_cpu, start)
@@ -32,20 +32,22 @@ def run(bench: Bench) -> None:
         with bench.tried(name):
             world = bench.world(configured(bench, [*words, *keys]).runtime)
             there = Side([*words, *keys], None, device=bench.device, world=world)
-            there.runner.module.load_state_dict(start)
+            there.train_step.module.load_state_dict(start)
             same = there.batches_of(0)[0]
             pixels = gap(same.image_BCHW.cpu(), batch.image_BCHW)
             equal = pixels == 0 and torch.equal(same.label_B.cpu(), batch.label_B)
             bench.judge(f"pixels and labels of a batch, {name}", f"{pixels:.1e} off", equal)
             there.step(0, same)
             error = float((change(there, start) - wanted).norm() / wanted.norm())
-            loss, loss_there = (float(side.meters.read(side.runner.world)["train_loss"]) for side in (on_cpu, there))
+            loss, loss_there = (
+                float(side.meters.read(side.train_step.world)["train_loss"]) for side in (on_cpu, there)
+            )
             value = f"{error:.2e} of the change's norm, loss {loss_there:.6f} for {loss:.6f}"
             bench.judge(f"one step against the CPU's, {name}", value, error < most, f"allowed {most:g}")
 
 
 def change(side: Side, start: dict[str, Tensor]) -> Tensor:
     """What the step did to all weights, in one row, on the CPU."""
-    now = side.runner.module.state_dict()
+    now = side.train_step.module.state_dict()
     weights = [name for name, value in start.items() if value.is_floating_point() and "running" not in name]
     return torch.cat([(now[name].cpu() - start[name]).flatten() for name in weights])

@@ -5,7 +5,6 @@ import time
 import torch
 from torch.autograd import DeviceType
 
-from pipeline.engine.resume import state_of
 from pipeline.engine.trainer import Trainer
 from pipeline.measure.device import timed
 from pipeline.measure.loops import advance
@@ -60,7 +59,7 @@ def row(bench: Bench, name: str, words: list[str], *, share: float = 1, profiled
         whole = (PROTOCOL_STEPS * seconds + EPOCHS * (evaluation + saving)) / 60
         step = f"{1e3 * seconds:.3f} ms/step ({1 / seconds:,.0f} steps/s), host {1e3 * host:.3f}"
         rest = f"evaluation {1e3 * evaluation:.0f} ms, checkpoint {1e3 * saving:.0f} ms, start {made:.0f} s"
-        bench.say(name, f"{step}, {rest}, {ours.take_step.graph}", f"240 epochs in {whole:.2f} min")
+        bench.say(name, f"{step}, {rest}, {ours.ran.graph}", f"240 epochs in {whole:.2f} min")
         if profiled:
             kernels(bench, name, ours, 1e6 * seconds)
 
@@ -80,7 +79,7 @@ def border(ours: Trainer) -> tuple[float, float]:
     began = time.perf_counter()
     ours.evaluations["test"]()
     between = time.perf_counter()
-    ours.run.checkpoints.save_last(state_of(ours))
+    ours.run.checkpoints.save_last(ours.state())
     return between - began, time.perf_counter() - between
 
 

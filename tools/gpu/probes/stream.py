@@ -20,7 +20,7 @@ def run(bench: Bench) -> None:
     first, again = evaluation(), evaluation()
     graphs = evaluation._count.graphs
     good = first == again and (graphs > 0 or bench.small)
-    value = f"{graphs} graphs, equal {first == again}, steps {ours.take_step.graph}"
+    value = f"{graphs} graphs, equal {first == again}, steps {ours.ran.graph}"
     bench.judge("evaluation under teacher.stream", value, good)
     advance(ours, steps)
     ours.latch.check(ours.world)

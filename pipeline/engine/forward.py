@@ -1,0 +1,67 @@
+"""The one module with gradients: student and method together. Compiled first, then wrapped in DDP."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.contracts import Batch, Distiller, ModelOutput, View
+
+TASK = "ce"  # the term that update rules which tell kinds of losses apart take for the task's
+
+
+class StepOutput(NamedTuple):
+    """loss: scalar sum of the terms; terms: named scalars, without gradient; logits_BK: of the student, likewise; task:
+    the cross-entropy's part of the loss, with gradient (0 where there is none)."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    logits_BK: Tensor
+    task: Tensor | None = None
+
+    @classmethod
+    def merged(cls, outputs: list["StepOutput"]) -> "StepOutput":
+        """The slices of one batch as one output; non-finite values of any slice stay visible in the means."""
+        if len(outputs) == 1:
+            return outputs[0]
+        terms = {name: torch.stack([o.terms[name].reshape(()) for o in outputs]).mean() for name in outputs[0].terms}
+        loss = torch.stack([o.loss.detach() for o in outputs]).mean()
+        return cls(loss, terms, torch.cat([o.logits_BK for o in outputs]))
+
+
+class Taught(NamedTuple):
+    """A batch, and what the teacher says of it."""
+
+    batch: Batch
+    teacher: ModelOutput | None
+
+
+class DistillationStep(nn.Module):
+    """Student forward under autocast, losses in float32 outside it."""
+
+    def __init__(
+        self, student: nn.Module, distiller: Distiller, autocast: Callable[[], AbstractContextManager[object]]
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.distiller = distiller
+        self.autocast = autocast
+
+    def forward(self, progress: Tensor, *taught: Taught) -> StepOutput:
+        """taught: the batch, and those that the method asked for (Distiller.extra_batches).
+
+        Of their `info` nothing is read: a number of the host would be compiled into the step.
+        """
+        outputs = []
+        for batch, _ in taught:
+            with self.autocast():
+                output: ModelOutput = self.student(batch.image_BCHW, features=self.distiller.student_features)
+            outputs.append(output.float())
+        (student, *others), (first, *extra) = outputs, taught
+        views = [View(output, teacher, batch) for output, (batch, teacher) in zip(others, extra, strict=True)]
+        terms = self.distiller(student, first.teacher, first.batch, progress, *views)
+        loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
+        task = terms[TASK].reshape(()) if TASK in terms else loss.new_zeros(())
+        return StepOutput(loss, {k: v.detach() for k, v in terms.items()}, student.logits_BK.detach(), task)
