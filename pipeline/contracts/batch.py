@@ -42,8 +42,7 @@ class Draft(NamedTuple):
     tensors: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class BatchInfo:
+class BatchInfo(NamedTuple):
     """What the host knows of a batch, beside its tensors.
 
     view: number of the view, from 0. share: R * B_r / B, the factor that makes the mean over ranks of local means equal
@@ -89,11 +88,11 @@ class Batch:
         if make is None:
             return self
         image_BCHW = (make if fuse is None else fuse(make))(*self.draft)
-        return replace(self, image_BCHW=image_BCHW, draft=(), info=replace(self.info, make=None))
+        return replace(self, image_BCHW=image_BCHW, draft=(), info=self.info._replace(make=None))
 
     def showing(self, name: str) -> "Batch":
         """The same samples in the further view `name`, without streams of their own."""
-        info = replace(self.info, stream=name)
+        info = self.info._replace(stream=name)
         return replace(self, image_BCHW=self.streams[name], streams={}, mixes={}, info=info)
 
     def split(self, parts: int) -> list["Batch"]:
@@ -114,7 +113,7 @@ class Batch:
             index_B=self.index_B[a:b],
             streams={name: image_BCHW[a:b] for name, image_BCHW in self.streams.items()},
             mixes={n: mix._replace(partner_label_B=mix.partner_label_B[a:b]) for n, mix in self.mixes.items()},
-            info=replace(info, share=info.share * (b - a) / len(self.label_B), host_index_B=index_B),
+            info=info._replace(share=info.share * (b - a) / len(self.label_B), host_index_B=index_B),
         )
 
 

@@ -40,7 +40,7 @@ class FunMatch(Distiller):
 
     def main_batch(self, batch: Batch) -> Batch:
         """The mixed view in place of the plain one, the same pixels for both networks."""
-        return replace(batch, image_BCHW=batch.streams["mixed"], info=replace(batch.info, stream="mixed"))
+        return replace(batch, image_BCHW=batch.streams["mixed"], info=batch.info._replace(stream="mixed"))
 
     def forward(
         self, student: ModelOutput, teacher: ModelOutput | None, batch: Batch, progress: Tensor, *extra: View

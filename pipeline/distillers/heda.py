@@ -103,7 +103,7 @@ class HEDA(Distiller):
             own_M = torch.arange(len(row_M), device=row_M.device)
         here_M = row_M[own_M] - first
         image_MCHW = self.mixed(batch, row_M, own_M, index_G)
-        info = replace(batch.info, stream=None, host_index_B=None)
+        info = batch.info._replace(stream=None, host_index_B=None)
         alone = replace(batch, streams={}, mixes={}, info=info)
         return [replace(alone, image_BCHW=image_MCHW, label_B=batch.label_B[here_M], index_B=batch.index_B[here_M])]
 

@@ -188,5 +188,5 @@ def test_a_batch_is_a_pytree_of_its_tensors() -> None:
     assert len(leaves) == 9 and all(isinstance(leaf, torch.Tensor) for leaf in leaves)
     again = pytree.tree_unflatten(leaves, spec).batch
     assert again.info == BatchInfo(share=0.5, stream="a b") and again.streams["a b"] is image_BCHW
-    other = replace(batch, info=replace(info, view=4))
+    other = replace(batch, info=info._replace(view=4))
     assert pytree.tree_flatten(StepInputs(other, {"a b": ModelOutput(image_BCHW, image_BCHW)}))[1] == spec

@@ -95,7 +95,7 @@ def test_epochs_can_be_begun_anywhere(name):
 def test_views_repeat_while_the_order_does_not(name):
     loader = LOADERS.get(name)(array_set(), augmented(views=2))
     epochs = [list(loader) for _ in range(4)]
-    assert [batches[0].view for batches in epochs] == [0, 1, 0, 1]
+    assert [batches[0].info.view for batches in epochs] == [0, 1, 0, 1]
 
     def by_sample(batches):
         index = torch.cat([b.index_B for b in batches])
