@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from launch.tables.rows import composed
+from pipeline.builders.names import train_config
 from pipeline.builders.run import build
 from pipeline.contracts import Batch
 from pipeline.engine.distributed import parallel
@@ -30,7 +30,7 @@ class Side:
         device: torch.device = CPU,
         world: parallel.World | None = None,
     ) -> None:
-        config = composed([*words, f"runtime.device={device.type}", "runtime.compile=graph"])
+        config = train_config([*words, f"runtime.device={device.type}", "runtime.compile=graph"])
         world = world or parallel.World(rank=0, ranks=1, device=device, side=None)
         self.parts, _ = build(config, world)
         self.double = double

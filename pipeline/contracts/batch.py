@@ -63,6 +63,9 @@ class BatchInfo(NamedTuple):
         return BatchInfo(share=self.share, stream=self.stream, make=self.make)
 
 
+NOTHING_KNOWN = BatchInfo()  # of a whole batch of one rank, in its ordinary view
+
+
 @dataclass(kw_only=True)
 class Batch:
     """One rank's part of one global batch: tensors on the device, and in `info` what the host knows of them.
@@ -80,7 +83,7 @@ class Batch:
     streams: dict[str, Tensor] = field(default_factory=dict)
     mixes: dict[str, Mix] = field(default_factory=dict)
     draft: tuple[Tensor, ...] = ()
-    info: BatchInfo = BatchInfo()
+    info: BatchInfo = NOTHING_KNOWN
 
     def finished(self, fuse: Callable[[Callable[..., Tensor]], Callable[..., Tensor]] | None = None) -> "Batch":
         """With its pixels. fuse: turns what makes them into one kernel."""
