@@ -6,7 +6,6 @@ FOLDERS are run folders, or folders that hold many; default runs.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from launch.monitor.screen import print_plain, show_live
 from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import Section, key
+from pipeline.config.words import keys_and_paths
 
 STATES = """
 states: waiting    submitted, not started yet
@@ -45,9 +45,8 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    is_key = [bool(re.match(r"[A-Za-z_][\w.]*=", word)) or word in ("-h", "--help", "help") for word in argv]
-    config = compose(StatusConfig, [w for w, k in zip(argv, is_key, strict=True) if k])
-    folders = [Path(word).expanduser() for word, k in zip(argv, is_key, strict=True) if not k] or [Path("runs")]
+    keys, given = keys_and_paths(argv)
+    config, folders = compose(StatusConfig, keys), given or [Path("runs")]
     if config.format == "json":
         print(json.dumps(as_json(collect(folders)), indent=2))
     elif config.live and sys.stdout.isatty():

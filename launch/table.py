@@ -5,7 +5,6 @@ python launch/table.py RUNS... [format=markdown|latex|csv|html] [out=FILE] [agai
 RUNS are run folders, or folders that hold many.
 """
 
-import re
 import sys
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from launch.tables.report import make_report
 from pipeline import cli
 from pipeline.config import compose, describe
 from pipeline.config.base import PathText, Section, Text, key
+from pipeline.config.words import keys_and_paths
 from pipeline.contracts import InputError, unwritten
 from pipeline.utils.atomic import write_text
 
@@ -46,9 +46,8 @@ def help_text() -> str:
 
 def main(argv: list[str]) -> None:
     """The command line."""
-    is_key = [bool(re.match(r"[A-Za-z_][\w.]*=", word)) or word in ("-h", "--help", "help") for word in argv]
-    config = compose(TableConfig, [w for w, k in zip(argv, is_key, strict=True) if k])
-    folders = [Path(word).expanduser() for word, k in zip(argv, is_key, strict=True) if not k]
+    keys, folders = keys_and_paths(argv)
+    config = compose(TableConfig, keys)
     if not folders:
         raise InputError("no run folder: python launch/table.py RUNS...")
     out = Path(config.out) if config.out else None

@@ -16,6 +16,7 @@ from launch.jobs.processes import Process, runs_with
 from pipeline.config import ConfigError, validate
 from pipeline.config.base import Section
 from pipeline.contracts import InputError
+from pipeline.run_folder.record import check_folder
 from pipeline.utils.atomic import write_json
 from pipeline.utils.untrusted_files import Unreadable, read_json
 
@@ -169,8 +170,7 @@ def find_submissions(tops: Iterable[Path]) -> list[SubmissionRow]:
     """All runs of the submissions at or below `tops`, in the order of submission, each once. Raises InputError."""
     found: dict[Path, None] = {}
     for top in tops:
-        if not top.is_dir():
-            raise InputError(f"{top} is not a folder" if top.exists() else f"no such folder: {top}")
+        check_folder(top)
         for place, folders, files in os.walk(top.resolve()):
             if FILE in files and FOLDER.fullmatch(Path(place).name):
                 found[Path(place)] = None

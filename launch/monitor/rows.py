@@ -15,7 +15,7 @@ from launch.jobs.attempts import read_starts
 from launch.jobs.submission_record import SubmissionRow
 from launch.monitor.progress import Progress, is_held, locked_inodes, read_progress
 from pipeline.contracts import InputError
-from pipeline.run_folder.record import CONFIG, entered
+from pipeline.run_folder.record import CONFIG, check_folder, entered
 
 # In the order of the total, and of what a screen too small for all shows first.
 STATES = ("done", "running", "requeued", "waiting", "stopped", "failed", "unknown")
@@ -98,8 +98,7 @@ def collect(tops: Sequence[Path]) -> list[Row]:
     places: dict[Path, Path] = {}  # run folder -> the top that it was found under
     jobs: dict[Path, None] = {}
     for top in tops:
-        if not top.is_dir():
-            raise InputError(f"{top} is not a folder" if top.exists() else f"no such folder: {top}")
+        check_folder(top)
         runs, below = find(top)
         above = (f for parent in top.resolve().parents[:ABOVE] for f in parent.glob(f"job-*/{submission_record.FILE}"))
         jobs.update(dict.fromkeys([*below, *(file.parent for file in above)]))

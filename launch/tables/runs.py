@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config import ConfigError
 from pipeline.contracts import InputError
 from pipeline.run_folder.groups import RunGroup, by_settings, repeats
-from pipeline.run_folder.record import RunRecord, find_runs
+from pipeline.run_folder.record import RunRecord, check_folder, find_runs
 from pipeline.utils.untrusted_files import Unreadable
 
 VISIBLE = ("dataset", "pair", "method", "variant", "recipe", "student.model", "teacher.model")  # columns of their own
@@ -21,8 +21,7 @@ def find_folders(paths: Iterable[Path]) -> list[Path]:
     """Run folders at or below `paths`, sorted, each once; set-aside runs only where named. Raises InputError."""
     found: dict[Path, None] = {}
     for path in paths:
-        if not path.is_dir():
-            raise InputError(f"{path} is not a folder" if path.exists() else f"no such folder: {path}")
+        check_folder(path)
         below = find_runs(path)
         if not below:
             raise InputError(f"{path} holds no run (no config.yaml in it or below)")

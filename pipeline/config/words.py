@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,12 @@ def spelled(name: str, value: str) -> dict[str, str]:
     if not isinstance(content, dict):
         return {name: value}
     return {key: str(one) for key, one in flatten(nested(name, content)).items()}
+
+
+def keys_and_paths(argv: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """(key=value words and a call for help, the other words as paths), of a command that is given folders."""
+    keys = [word for word in argv if WORD.match(word) or word in ("-h", "--help", "help")]
+    return keys, [Path(word).expanduser() for word in argv if word not in keys]
 
 
 def unquoted(value: str) -> str:

@@ -15,6 +15,7 @@ import yaml
 
 from pipeline.config import TrainConfig, flatten, read_yaml, validate
 from pipeline.config.pairs import pair_name
+from pipeline.contracts import InputError
 from pipeline.run_folder.folder import RunDir
 from pipeline.run_folder.metrics_file import Record
 from pipeline.run_folder.summary import Summary
@@ -148,6 +149,12 @@ def is_end(epochs: int | None, steps: int | None, wanted: int, limit: int | None
     wanted: epochs; limit: run.limit_steps.
     """
     return epochs is None or epochs >= wanted or (limit is not None and (steps is None or steps >= limit))
+
+
+def check_folder(top: Path) -> None:
+    """Raises InputError for what is no folder."""
+    if not top.is_dir():
+        raise InputError(f"{top} is not a folder" if top.exists() else f"no such folder: {top}")
 
 
 def find_runs(top: Path) -> list[Path]:
