@@ -65,7 +65,10 @@ def _code(main: Callable[[list[str]], None], help_text: Callable[[], str], failu
             if group is not None:
                 group.tell(defect)
             raise
-        return _said(end or defect, of_group=of_group)
+        code = _said(end or defect, of_group=of_group)
+        if listener is not None:
+            listener.leave(code)  # while `error` keeps the loaders: torch may wait for ever for what a dead worker held
+        return code
     return 0
 
 

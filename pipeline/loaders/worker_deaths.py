@@ -5,18 +5,26 @@ the worker handed over (a file descriptor over a socket) reads of a connection t
 a socket that there is not; torch finds its workers alive at that moment, and hands the error on.
 """
 
+import logging
+import multiprocessing.connection
+import multiprocessing.queues
+import multiprocessing.util
+import queue
+import selectors
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import _base, thread
 from multiprocessing.process import BaseProcess
 from time import monotonic, sleep
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 from torch.utils.data._utils.pin_memory import _pin_memory_loop
 
 PATIENCE = 2.0  # seconds between a worker's last word and its end
@@ -40,10 +48,10 @@ def batches_of(loader: DataLoader[Any]) -> Iterator[Any]:
     except RuntimeError as error:
         if any(text in str(error) for text in VAGUE):
             _raise_the_death(_workers(loader, made), error)
-        thread: Any = getattr(made, "_pin_memory_thread", None)
-        if PINNING_ENDED in str(error) and thread in _Pinning.errors:
+        pinning: Any = getattr(made, "_pin_memory_thread", None)
+        if PINNING_ENDED in str(error) and pinning in _Pinning.errors:
             # Not by a local variable: it would make a cycle (error, traceback, frame) that keeps the workers.
-            raise _Pinning.errors.pop(thread) from None
+            raise _Pinning.errors.pop(pinning) from None
         raise
 
 
@@ -77,7 +85,41 @@ def _raise_the_death(workers: Sequence[BaseProcess], error: Exception) -> None:
         raise RuntimeError(death_of(dead[0])) from error
 
 
+# Their functions hold locks. An error that a signal raises between a lock and the `with` that would give it back leaves
+# it locked, and the next put into torch's queues, to end its workers, waits for ever: 1 of 300 deaths.
+LOCKING = {logging, queue, threading, multiprocessing.queues, multiprocessing.util, _base, thread}
+LOCKING_FILES = {module.__file__ for module in LOCKING}
+WAITING_FILES = {multiprocessing.connection.__file__, selectors.__file__}
+
+
+def _may_be_raised(frame: FrameType | None) -> bool:
+    """Whether a death that is heard of at `frame` may be raised there."""
+    if frame is not None and frame.f_code.co_filename in WAITING_FILES:
+        return True
+    if frame is not None and frame.f_code is threading.Condition.wait.__code__:
+        return True
+    while frame is not None and frame.f_code.co_filename not in LOCKING_FILES:
+        frame = frame.f_back
+    return frame is None
+
+
+def _hear(number: int, frame: FrameType | None) -> None:
+    """torch's handler of SIGCHLD; where it must not raise, the next batch that is asked for tells."""
+    if _may_be_raised(frame):
+        _Heard.by_torch(number, frame)
+
+
+class _Heard:
+    by_torch: Callable[[int, FrameType | None], object] = staticmethod(lambda number, frame: None)
+
+
 def _listen() -> None:
+    if threading.current_thread() is threading.main_thread():
+        signal_handling._set_SIGCHLD_handler()
+        handler = signal.getsignal(signal.SIGCHLD)
+        if getattr(handler, "__module__", "") == signal_handling.__name__ and callable(handler):
+            _Heard.by_torch = staticmethod(handler)
+            signal.signal(signal.SIGCHLD, _hear)
     if sys.unraisablehook is not _Lost.hook:
         _Lost.before, sys.unraisablehook = sys.unraisablehook, _Lost.hook
     if threading.excepthook is not _Pinning.hook:

@@ -113,6 +113,36 @@ def test_the_thread_that_pins_memory(lives: bool, fetch: Fetch, monkeypatch: pyt
     assert lives or str(raised.value) == f"DataLoader worker (pid {fetch.pids[0]}) is killed by signal: Killed. "
 
 
+class Unblocking:
+    """A lock in whose taking SIGCHLD arrives."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.acquire, self.release, self.__exit__ = self.lock.acquire, self.lock.release, self.lock.__exit__
+
+    def __enter__(self) -> bool:
+        taken = self.lock.__enter__()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+        return taken
+
+
+def test_a_death_leaves_no_lock_behind(fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch's queues put behind a condition that was never given back was waited for, for ever."""
+    kind = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
+    monkeypatch.setattr(kind._try_get_data, "__defaults__", (0.05,))
+    batches = iter(LOADERS.get("torch")(array_set(), augmented(workers=1)))
+    next(batches)
+    [child] = multiprocessing.active_children()
+    os.kill(child.pid or 0, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid or 0, os.WEXITED | os.WNOWAIT)
+    lock = Unblocking()
+    with threading.Condition(lock):  # type: ignore[arg-type]
+        assert lock.lock.locked()
+    assert not lock.lock.locked()
+    with pytest.raises(RuntimeError, match=rf"DataLoader worker \(pid {child.pid}\) is killed by signal: Killed"):
+        list(batches)
+
+
 @pytest.mark.parametrize("phase", ["training", "evaluation"])
 def test_a_run_ends_in_one_line(
     phase: str, fetch: Fetch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
