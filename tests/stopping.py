@@ -84,8 +84,12 @@ def holds(seconds: float) -> None:
     from pipeline import signals
 
     signals.STEP = seconds
-    signals.listen(signals.GOES_ON, signals.EXIT_CODE).holding = True
+    listener = signals.listen(signals.GOES_ON, signals.EXIT_CODE)
+    listener.holding = True
     print("ready", flush=True)
+    while not listener._first:
+        time.sleep(0.01)
+    print("heard", flush=True)
     time.sleep(1000)
 
 

@@ -95,6 +95,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     [process] = ranks.start(stopping.holds, (60.0,), 1, tmp_path / "log")
     stopping.wait_for(tmp_path / "log.0", "ready")
     os.kill(process.pid or 0, signal.SIGINT)
+    stopping.wait_for(tmp_path / "log.0", "heard")  # two within signals.TOGETHER are one
     time.sleep(0.5)
     os.kill(process.pid or 0, signal.SIGTERM)
     assert ranks.finish([process], 20) == [128 + signal.SIGTERM]

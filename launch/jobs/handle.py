@@ -61,7 +61,8 @@ class JobHandle:
 
     def state(self) -> str:
         """pending, running, done, failed, cancelled, timeout, lost (Slurm forgot it) or unknown (no answer)."""
-        return slurm_state.judge(read_ended(self.folder, self.index), self.queued.seen())
+        seen = self.queued.seen()  # first: a run that ends between the two has written how
+        return slurm_state.judge(read_ended(self.folder, self.index), seen)
 
     def over(self) -> bool:
         """Whether it has ended, with or without a result. Raises JobFailed when nobody has answered for too long."""

@@ -120,8 +120,9 @@ class SubmissionRow:
 
     def reason(self, seen: slurm_state.Seen | None = None) -> str:
         """Why it ended without a result, in one line. seen: where it has been asked already."""
+        seen = seen or look([self])[0]  # first: a run that ends meanwhile has written how
         log = "".join(slurm_state.end_of(file) for file in self.log)
-        said = slurm_state.explain(self.ended, seen or look([self])[0], log)
+        said = slurm_state.explain(self.ended, seen, log)
         return f"{said}: {', '.join(self.after)}" if said == slurm_state.WAITED and self.after else said
 
 
@@ -137,6 +138,8 @@ def states(jobs: Sequence[SubmissionRow]) -> list[str]:
     ended = [job.ended for job in jobs]
     open_ = [k for k, end in enumerate(ended) if end is None or end["outcome"] == "failed"]
     seen = dict(zip(open_, look([jobs[k] for k in open_]), strict=True))
+    for k in open_:  # anew: a run that ended meanwhile has written how
+        ended[k] = jobs[k].ended
     return [slurm_state.judge(end, seen.get(k)) for k, end in enumerate(ended)]
 
 

@@ -62,7 +62,7 @@ def command(*words: str) -> str:
     return done.stdout
 
 
-def until(what: Callable[[], object], text: str, seconds: float = 60) -> None:
+def until(what: Callable[[], object], text: str, seconds: float = 180) -> None:
     """Returns when `what` is true."""
     deadline = time.monotonic() + seconds
     while not what():

@@ -11,6 +11,7 @@ from slurm_daemons import command, start_now, until
 from launch.jobs.cluster import ClusterConfig
 from launch.submit import JobHandle
 
+SIGNAL_DELAY = 20
 # Runs before anything else of the job's Python: the first TIMES starts of a job end at once.
 SPOILER = """
 import os, pathlib, signal
@@ -25,7 +26,7 @@ if "SLURM_JOB_ID" in os.environ:
 
 def low(**more: object) -> ClusterConfig:
     """Both cores of the node are for one job of two ranks, or for two jobs; pre-emptible."""
-    given = {"name": "slurm", "partition": "low", "time": 10, "signal_delay": 20}
+    given = {"name": "slurm", "partition": "low", "time": 10, "signal_delay": SIGNAL_DELAY}
     return ClusterConfig(**given | more)  # type: ignore[arg-type]
 
 
@@ -43,22 +44,28 @@ def starts(folder: Path) -> list[int]:
 
 def started(job: JobHandle, run: Path) -> None:
     """Waits for the first checkpoint of `run`."""
-    until(lambda: (run / "checkpoints" / "last.pt").exists() or job.over(), f"a checkpoint in {run}", 120)
+    until(lambda: (run / "checkpoints" / "last.pt").exists() or job.over(), f"a checkpoint in {run}")
     assert not job.over(), job.reason() + job.tail()
 
 
 def requeued(job: JobHandle, times: int) -> None:
     """Waits until Slurm has started `job` over `times` times, and lets it start at once."""
-    until(lambda: slurm_restarts(job) == times or job.over(), f"requeue {times}", 120)
+    until(lambda: slurm_restarts(job) == times or job.over(), f"requeue {times}")
     assert not job.over(), job.reason() + job.tail()
     start_now(job.job_id)
 
 
 def slurm_restarts(job: JobHandle) -> int:
-    """As Slurm counts them."""
+    """As Slurm counts them; -1 where it does not answer just then."""
     seen = job.queued.seen()
-    assert seen is not None
-    return seen.restarts
+    return -1 if seen is None else seen.restarts
+
+
+def slurm_seconds(number: str) -> int:
+    """How long a job has run, by its raw number."""
+    shown = dict(word.partition("=")[::2] for word in command("scontrol", "-o", "show", "job", number).split())
+    hours, minutes, seconds = map(int, shown["RunTime"].split(":"))
+    return 3600 * hours + 60 * minutes + seconds
 
 
 def processes(job: JobHandle) -> list[int]:
@@ -73,10 +80,13 @@ def processes(job: JobHandle) -> list[int]:
 
 
 def workers(job: JobHandle) -> list[int]:
-    """Of its processes those that another one forked."""
-    ours = processes(job)
-    parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in ours}
-    return [pid for pid, parent in parents.items() if parent in ours]
+    """Of its processes the data workers, as torch names them; others are forks on their way to another program."""
+    found = []
+    for pid in processes(job):
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text().strip() == "pt_data_worker":
+                found.append(pid)
+    return found
 
 
 def kill(pids: list[int]) -> None:

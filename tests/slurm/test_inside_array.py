@@ -9,6 +9,7 @@ import pytest
 from slurm_daemons import Slurm, command, running, until
 from test_resume import words
 
+from launch.jobs import slurm_state
 from launch.jobs.submission_record import FILE, read_submission
 
 pytestmark = pytest.mark.slurm
@@ -33,9 +34,9 @@ def test_a_task_of_an_array_sends_a_run(slurm: Slurm, tmp_path: Path) -> None:
     number = command(*sent).strip()
     folder = tmp_path / "runs" / "inner" / "job-1"
     # The record is written before Slurm has given a number, and then again.
-    until(lambda: (folder / FILE).exists() and read_submission(folder)[0].job_id, f"the submission; {log}", 120)
+    until(lambda: (folder / FILE).exists() and read_submission(folder)[0].job_id, f"the submission; {log}")
     [run] = read_submission(folder)
-    until(lambda: run.state() not in ("pending", "running"), f"the run's end; {log}", 180)
+    until(lambda: run.state() not in slurm_state.OVER, f"the run's end; {log}")
     text = "".join(file.read_text() for file in run.log if file.exists())
     assert run.state() == "done", text + log.read_text()
     assert run.job_id is not None and run.job_id.isdigit() and run.job_id != number

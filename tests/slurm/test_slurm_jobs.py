@@ -13,11 +13,13 @@ import mini_cifar
 import pytest
 from slurm_daemons import Slurm, command, running, start_now, until
 from slurm_jobs import (
+    SIGNAL_DELAY,
     kill,
     low,
     processes,
     requeued,
     slurm_restarts,
+    slurm_seconds,
     spoiler,
     started,
     starts,
@@ -70,8 +72,10 @@ def test_the_time_limit_requeues_only_the_task_concerned(slurm: Slurm, data: Pat
     started(jobs[0], tmp_path / "first")
     started(jobs[1], tmp_path / "second")
     raw = command("squeue", "-h", "-o", "%A", "-j", jobs[0].job_id).strip()
-    command("scontrol", "update", f"JobId={raw}", "TimeLimit=1")
-    until(lambda: slurm_restarts(jobs[0]) == 1 or jobs[0].over(), "the requeue", 100)
+    # Whole minutes that end later than the signal before them: a machine under load may be over the first one already.
+    minutes = (slurm_seconds(raw) + SIGNAL_DELAY + 10) // 60 + 1
+    command("scontrol", "update", f"JobId={raw}", f"TimeLimit={minutes}")
+    until(lambda: slurm_restarts(jobs[0]) == 1 or jobs[0].over(), "the requeue")
     until(lambda: jobs[0].state() == "pending", "the end of the first start")
     assert "SIGUSR2: stopped after step" in jobs[0].tail()
     assert jobs[1].state() == "running" and slurm_restarts(jobs[1]) == 0
@@ -119,7 +123,7 @@ def test_a_queued_job_runs_the_code_as_it_was(slurm: Slurm, data: Path, tmp_path
     start_now(job_id)
     [job] = read_submission(tmp_path / "x" / "job-1")
     assert (job.job_id, job.run_folder, job.words) == (job_id, tmp_path / "x", tuple(line))
-    until(lambda: job.state() == "done", str(job.log[0]), 120)
+    until(lambda: job.state() == "done", str(job.log[0]))
     written = json.loads((tmp_path / "x" / "environment.json").read_text())
     assert (written["git"], written["snapshot_sha256"]) == ("the commit of submission", made["sha256"])
 

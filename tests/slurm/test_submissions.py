@@ -5,13 +5,16 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from launch.jobs import slurm_state
-from launch.jobs.attempts import write_ended
+from launch.jobs.attempts import ended_file, write_ended
+from launch.jobs.handle import JobHandle
 from launch.jobs.processes import Process, started, this_process
 from launch.jobs.submission_record import StoredRow, Submission, find_submissions, read_submission, states
 from pipeline.contracts import InputError
@@ -99,6 +102,27 @@ def test_accounting_tells_what_the_controller_has_forgotten(monkeypatch: pytest.
     }
     answers["squeue"] = (1, "", "Unable to contact slurm controller (connect failure)")
     assert slurm_state.look_all(["7_0", "7_1"]) == {"7_0": None, "7_1": None}
+
+
+def test_a_run_that_ends_while_it_is_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it wrote counts, though it was not there when the question began: runs that wait for it were given up."""
+    folder = submission(tmp_path / "job-1", ["7_0", "7_1"], cluster="slurm")
+    end: list[tuple[int, str, str]] = []
+
+    def look_all(jobs: Iterable[str]) -> dict[str, slurm_state.Seen | None]:
+        write_ended(folder, *end[-1])
+        return {job: slurm_state.Seen("COMPLETED" if end[-1][1] == "done" else "FAILED", "1:0") for job in jobs}
+
+    monkeypatch.setattr(slurm_state, "look_all", look_all)
+    queued: Any = SimpleNamespace(what=SimpleNamespace(folder=folder), seen=lambda: look_all(["7_0"])["7_0"])
+    spec: Any = None
+    job = JobHandle(0, spec, queued)
+    for ask in (lambda: states(read_submission(folder))[0], job.state):
+        end.append((0, "done", ""))
+        assert ask() == "done"
+        ended_file(folder, 0).unlink()
+    end.append((1, "failed", "exit code 2"))
+    assert read_submission(folder)[1].reason() == "exit code 2"
 
 
 @pytest.mark.parametrize(
