@@ -35,7 +35,8 @@ from data_prep.cache_parts import Part, Work, packable
 from data_prep.cache_shares import settle, shares
 from pipeline.builders.cache_key import identity_of
 from pipeline.builders.method import build_distiller, declared_by, make_setting
-from pipeline.builders.run import build_student, image_set, loader_maker, make_plan, split_off
+from pipeline.builders.names import config_of
+from pipeline.builders.run import build_student, image_set, loader_config, loader_maker, split_off
 from pipeline.builders.teacher import UNTRAINED, Ask, build_live
 from pipeline.builders.teacher_values import with_own_values
 from pipeline.config import TrainConfig, describe
@@ -45,7 +46,7 @@ from pipeline.datasets.image_set import check_classes
 from pipeline.engine.distributed import parallel
 from pipeline.engine.distributed.parallel import World
 from pipeline.engine.reporting.reporter import clock_text
-from pipeline.loaders.plan import STEP_KINDS
+from pipeline.loaders.config import STEP_KINDS
 from pipeline.teachers.cache_format import CHUNK, Layout
 from pipeline.utils.atomic import write_text
 
@@ -89,21 +90,11 @@ def open_source(config: TrainConfig, world: World) -> Source:
     mixed = any(stream.kind in STEP_KINDS for stream in streams.values())
     kept = split_off(len(images), config.data.val_split, config.data.seed)[1]
     data = config.data
-    ramp = None if data.min_image_size is None else (data.min_image_size, *(e - 1 for e in data.grow_epochs))
-    plan = make_plan(
-        data,
-        config.runtime,
-        world,
-        rank=0,
-        ranks=1,
-        seed=config.seed,
-        index_N=kept,
-        streams=streams,
-        ramp=ramp,
-        batch_size=data.batch_size if mixed else CHUNK,
-        order=data.order if mixed else "sequential",
-    )
-    return Source(teacher, loader_maker(data)(images, plan), streams, images, world.tf32)
+    if not mixed:  # then batches are of any size, in any order
+        data = data.model_copy(update={"batch_size": CHUNK, "order": "sequential"})
+    alone = {"rank": 0, "ranks": 1, "index_N": kept, "streams": streams}
+    how = loader_config(data, config.runtime, world, seed=config.seed, **alone)
+    return Source(teacher, loader_maker(data)(images, how), streams, images, world.tf32)
 
 
 def outputs(source: Source, batch: Batch, pooled: bool) -> Iterator[tuple[tuple[str, str], Tensor]]:

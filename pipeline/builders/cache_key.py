@@ -13,7 +13,7 @@ from pipeline.config import DataConfig, TrainConfig
 from pipeline.config.affects import dumped, keys_that_affect
 from pipeline.contracts import Loader, Signal, Stream
 from pipeline.datasets import ImageSet
-from pipeline.loaders.plan import STEP_KINDS
+from pipeline.loaders.config import STEP_KINDS
 from pipeline.teachers import TEACHERS
 
 COMPILED = "_orig_mod."  # what torch.compile puts into names

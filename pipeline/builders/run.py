@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -33,7 +34,7 @@ from pipeline.datasets.replacing import ReplacingSet
 from pipeline.engine.components import Parts
 from pipeline.engine.distributed.parallel import World, autocast_factory, prepare_student
 from pipeline.loaders import LOADERS
-from pipeline.loaders.plan import Plan
+from pipeline.loaders.config import LoaderConfig
 
 
 def image_set(name: str, data: DataConfig, split: str, world: World) -> ImageSet:
@@ -62,32 +63,10 @@ def image_set(name: str, data: DataConfig, split: str, world: World) -> ImageSet
     return images
 
 
-def make_plan(data: DataConfig, runtime: RuntimeConfig, world: World, **differences: object) -> Plan:
-    """What a loader must know; `differences` override the training defaults."""
-    settings: dict[str, object] = {
-        "batch_size": data.batch_size,
-        "data_seed": data.seed,
-        "rank": world.rank,
-        "ranks": world.ranks,
-        "train": True,
-        "crop": data.crop,
-        "padding": data.padding,
-        "flip": data.flip,
-        "rotation": data.rotation,
-        "scale": data.scale,
-        "ratio": data.ratio,
-        "image_size": data.image_size,
-        "resize": data.resize,
-        "order": data.order,
-        "decode": data.decode,
-        "mean": data.mean,
-        "std": data.std,
-        "channels_last": runtime.channels_last,
-        "workers": data.workers,
-        "read_timeout": data.read_timeout,
-        "device": world.device,
-    }
-    return Plan(**{**settings, **differences})  # type: ignore[arg-type]
+def loader_config(data: DataConfig, runtime: RuntimeConfig, world: World, **more: Any) -> LoaderConfig:
+    """What a loader must know on this rank; `more`: of LoaderConfig."""
+    place: dict[str, Any] = {"rank": world.rank, "ranks": world.ranks, "device": world.device}
+    return LoaderConfig(data=data, channels_last=runtime.channels_last, **(place | more))
 
 
 def build_sets(config: TrainConfig, world: World) -> tuple[ImageSet, ImageSet]:
@@ -100,7 +79,7 @@ def build_sets(config: TrainConfig, world: World) -> tuple[ImageSet, ImageSet]:
     return train_set, test_set
 
 
-def loader_maker(data: DataConfig) -> Callable[[ImageSet, Plan], Loader]:
+def loader_maker(data: DataConfig) -> Callable[[ImageSet, LoaderConfig], Loader]:
     """data.loader's class with its own keys filled in."""
     kind = LOADERS.get(data.loader)
     options = getattr(data, kind.section).model_dump() if kind.section else {}
@@ -119,19 +98,14 @@ def build_loaders(
     many the teacher knows, None = all."""
     data = config.data
     make = loader_maker(data)
-    evaluation = {
-        "train": False,
-        "batch_size": data.eval_batch_size,
-        "image_size": data.test_size,
-    }
+    configured = functools.partial(loader_config, data, config.runtime, world)
     held_out, kept = split_off(len(train_set), data.val_split, data.seed)
-    training = {"seed": config.seed, "index_N": kept, "streams": streams, "ramp": data.ramp, "views": views_known}
-    train = make(train_set, make_plan(data, config.runtime, world, **training))
-    loaders = {"test": make(test_set, make_plan(data, config.runtime, world, **evaluation))}
+    train = make(train_set, configured(seed=config.seed, index_N=kept, streams=streams, views=views_known))
+    loaders = {"test": make(test_set, configured(train=False))}
     if held_out is not None:
         # An image that is replaced in training is an error where images are counted.
         counted = train_set.files if isinstance(train_set, ReplacingSet) else train_set
-        loaders["val"] = make(counted, make_plan(data, config.runtime, world, **evaluation, index_N=held_out))
+        loaders["val"] = make(counted, configured(train=False, index_N=held_out))
     return train, loaders
 
 

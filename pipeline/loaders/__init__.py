@@ -4,5 +4,5 @@ from typing import Any
 
 from pipeline.registry import Registry
 
-# Classes, called as LOADERS.get(name)(image_set, plan, **options); options: the keys of data.<section>.
+# Classes, called as LOADERS.get(name)(image_set, config, **options); options: the keys of data.<section>.
 LOADERS: Registry[Any] = Registry("loader", __name__)

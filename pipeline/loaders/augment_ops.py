@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps
 
 from pipeline import views
-from pipeline.loaders.plan import Plan
+from pipeline.loaders.config import LoaderConfig
 from pipeline.views import Operation
 
 Picture = Image.Image
@@ -49,14 +49,14 @@ def apply(image: Picture, operation: int, magnitude: float) -> Picture:
 
 
 def operated(
-    pixels_BHWC: NDArray[np.uint8], index_B: NDArray[np.int64], view: int, kind: str, plan: Plan
+    pixels_BHWC: NDArray[np.uint8], index_B: NDArray[np.int64], view: int, kind: str, config: LoaderConfig
 ) -> NDArray[np.uint8]:
     """uint8 [B, S, S, 3]: the view of `kind` (one of views.OP_KINDS) made of the finished pixels of the ordinary one.
 
-    A grey patch has the colour plan.mean: about 0 once normalised.
+    A grey patch has the colour data.mean: about 0 once normalised.
     """
     size = pixels_BHWC.shape[1]
-    operation_B2, magnitude_B2 = views.ops(plan.data_seed, view, index_B, kind, size)
+    operation_B2, magnitude_B2 = views.ops(config.data.seed, view, index_B, kind, size)
     made = np.empty_like(pixels_BHWC)
     for b, (operations, magnitudes) in enumerate(zip(operation_B2.tolist(), magnitude_B2.tolist(), strict=True)):
         image = Image.fromarray(np.ascontiguousarray(pixels_BHWC[b]))
@@ -64,7 +64,7 @@ def operated(
             image = apply(image, operation, magnitude)
         made[b] = np.asarray(image)
     if kind in _PATCHES:
-        grey = np.rint(255 * np.array(plan.mean)).astype(np.uint8)
-        for b, (top, left, tall, wide) in enumerate(_PATCHES[kind](plan.data_seed, view, index_B, size).tolist()):
+        grey = np.rint(255 * np.array(config.data.mean)).astype(np.uint8)
+        for b, (top, left, tall, wide) in enumerate(_PATCHES[kind](config.data.seed, view, index_B, size).tolist()):
             made[b, top : top + tall, left : left + wide] = grey
     return made

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,9 +14,9 @@ from pipeline.contracts import Batch, BatchInfo, Draft, InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.replacing import Replaced, ReplacingSet
 from pipeline.datasets.slow_reads import watch
+from pipeline.loaders.config import STEP_KINDS, LoaderConfig
 from pipeline.loaders.extra_views import FurtherViews, Read, Span
 from pipeline.loaders.pixels import Normalise, Room
-from pipeline.loaders.plan import STEP_KINDS, Plan
 
 
 class Reads(NamedTuple):
@@ -60,44 +59,46 @@ class EpochLoader:
     drafts = False
     section: str | None = None  # of the data's keys: none of its own
 
-    def __init__(self, image_set: ImageSet, plan: Plan) -> None:
+    def __init__(self, image_set: ImageSet, config: LoaderConfig) -> None:
         self.image_set = image_set
-        self.plan = plan
-        index_N = np.arange(len(image_set)) if plan.index_N is None else np.asarray(plan.index_N, dtype=np.int64)
+        self.config = config
+        index_N = np.arange(len(image_set)) if config.index_N is None else np.asarray(config.index_N, dtype=np.int64)
         self.num_samples = len(index_N)
         self._check(index_N)
-        watch(plan.read_timeout)
-        first, last = (0, self.num_samples) if plan.train else views.rank_slice(self.num_samples, plan.rank, plan.ranks)
+        watch(config.data.read_timeout)
+        first, last = (
+            (0, self.num_samples) if config.train else views.rank_slice(self.num_samples, config.rank, config.ranks)
+        )
         # What this rank draws from: all positions in training, its own part of them in evaluation.
         self.index_N: NDArray[np.int64] = index_N[first:last]
-        self._spans = [self._span(start) for start in range(0, last - first, plan.batch_size)]
+        self._spans = [self._span(start) for start in range(0, last - first, config.batch_size)]
         self._epoch = 0
         self._step = 0
-        self._normalise = Normalise(plan.mean, plan.std, plan.channels_last, plan.device)
+        self._normalise = Normalise(config.data.mean, config.data.std, config.channels_last, config.device)
         self._ahead: dict[int, Future[Epoch]] = {}  # by epoch: more than one where epochs are a few batches short
         self._thread = ThreadPoolExecutor(1)  # no thread before its first task
 
     def _check(self, index_N: NDArray[np.int64]) -> None:
-        n, plan = len(index_N), self.plan
+        n, config = len(index_N), self.config
         name = f"{self.image_set.name}/{self.image_set.split}"
         if n == 0:
             raise InputError(f"{name}: there are no images")
         if index_N.min() < 0 or index_N.max() >= len(self.image_set):
             raise InputError(f"{name}: some positions lie outside its {len(self.image_set)} images")
-        smallest = min(plan.batch_size, n % plan.batch_size or plan.batch_size)
-        if plan.train and smallest < plan.ranks:
+        smallest = min(config.batch_size, n % config.batch_size or config.batch_size)
+        if config.train and smallest < config.ranks:
             raise InputError(
-                f"{name}: {n} images in batches of {plan.batch_size} leave a batch of {smallest} for {plan.ranks} "
+                f"{name}: {n} images in batches of {config.batch_size} leave a batch of {smallest} for {config.ranks} "
                 "ranks, and every rank needs an image of every batch: change data.batch_size or the number of ranks"
             )
 
     def _span(self, start: int) -> Span:
         """This rank's part of the batch that begins at row `start`."""
-        plan, rows = self.plan, min(self.plan.batch_size, len(self.index_N) - start)
-        if not plan.train:
+        config, rows = self.config, min(self.config.batch_size, len(self.index_N) - start)
+        if not config.train:
             return Span(start, start + rows, 1.0)
-        a, b = views.rank_slice(rows, plan.rank, plan.ranks)
-        return Span(start + a, start + b, plan.ranks * (b - a) / rows)
+        a, b = views.rank_slice(rows, config.rank, config.ranks)
+        return Span(start + a, start + b, config.ranks * (b - a) / rows)
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -118,27 +119,28 @@ class EpochLoader:
 
     def _order(self, epoch: int, view: int) -> NDArray[np.int64]:
         """Rows of index_N in the order of the epoch."""
-        plan, rows = self.plan, len(self.index_N)
-        if not plan.train:
+        config, rows = self.config, len(self.index_N)
+        if not config.train:
             return np.arange(rows)
         # Of the view where who is in a batch matters: a view then shows the same whatever the run.
-        key = (plan.data_seed, view) if plan.drawn_by(STEP_KINDS) else (plan.seed, epoch)
-        return views.epoch_order(plan.order, *key, rows)
+        key = (config.data.seed, view) if config.drawn_by(STEP_KINDS) else (config.seed, epoch)
+        return views.epoch_order(config.data.order, *key, rows)
 
     def _prepare(self, epoch: int, first: int = 0) -> Epoch:
-        plan = self.plan
-        view = views.view_of(epoch, plan.views) if plan.train else 0
+        config = self.config
+        view = views.view_of(epoch, config.views) if config.train else 0
         row_N = self._order(epoch, view)
         # One copy per epoch: a copy per batch would make the host wait for the device.
         host_index_N = torch.from_numpy(self.index_N[row_N])
-        index_N = host_index_N.to(plan.device)
-        label_N = torch.from_numpy(self.image_set.label_N[self.index_N[row_N]]).to(plan.device)
+        index_N = host_index_N.to(config.device)
+        label_N = torch.from_numpy(self.image_set.label_N[self.index_N[row_N]]).to(config.device)
         spans = self._spans[first:]
-        now = replace(plan, image_size=plan.size_at(epoch), ramp=None)
-        further = FurtherViews(now, view, label_N, spans, first) if plan.train and plan.streams else None
+        size = config.size_at(epoch)
+        drawn = config.train and config.streams
+        further = FurtherViews(config, size, view, label_N, spans, first) if drawn else None
         reads = further.reads if further else [Read(start, stop, stop - start) for start, stop, _ in spans]
         row_M = row_N[further.order_M] if further else row_N
-        todo = Reads(epoch, first, view, plan.size_at(epoch), self.index_N[row_M], reads)
+        todo = Reads(epoch, first, view, size, self.index_N[row_M], reads)
         return Epoch(todo, host_index_N, index_N, label_N, further)
 
     def _prepared(self, epoch: int, first: int) -> Epoch:
@@ -149,7 +151,7 @@ class EpochLoader:
 
     def following(self, todo: Reads) -> Reads | None:
         """What the epoch after `todo` reads; None in evaluation."""
-        if not self.plan.train:
+        if not self.config.train:
             return None
         self._look_ahead(todo.epoch + 1)
         return self._ahead[todo.epoch + 1].result().todo
@@ -166,7 +168,7 @@ class EpochLoader:
         for step, (span, made) in enumerate(zip(spans, self._pixels(todo), strict=True)):
             after = first + step + 1
             self._epoch, self._step = (epoch, after) if after < len(self) else (epoch + 1, 0)
-            if self.looks_ahead and self.plan.train:
+            if self.looks_ahead and self.config.train:
                 self._look_ahead(epoch + 1)  # after the first batch: worker processes are forked before it
             draft = made if isinstance(made, Draft) else None
             image_MCHW = torch.empty(0) if isinstance(made, Draft) else self._normalise(made, room)
@@ -191,7 +193,7 @@ class EpochLoader:
     @property
     def pixels(self) -> str:
         """Names the pixels that come of a view: two loaders that say the same show the same, bit for bit."""
-        return self.plan.decode if self.plan.windows else "exact"
+        return self.config.data.decode if self.config.windows else "exact"
 
     def note_replaced(self, found: Mapping[int, Replaced]) -> None:
         """Tells this process's set what another process found to be unreadable."""

@@ -14,8 +14,8 @@ from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.replacing import Replaced, ReplacingSet
 from pipeline.loaders.augment_ops import operated
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.pixels import fit
-from pipeline.loaders.plan import Plan
 from pipeline.loaders.random_resized_crop import Windows
 
 
@@ -23,8 +23,8 @@ class Task(NamedTuple):
     """The samples of one batch and the view to show of them: all that a worker needs, whatever came before.
 
     own: how many of them, from the first, are the batch's own and get the further views; None = all. size: side of the
-    images in pixels; None = the plan's. number: of the task in its chain; None = in none. done: the pixels of tasks
-    below this number are no longer looked at.
+    images in pixels; None = that of the configuration. number: of the task in its chain; None = in none. done: the
+    pixels of tasks below this number are no longer looked at.
     """
 
     view: int
@@ -74,11 +74,11 @@ class HostBatches(Dataset[Any]):
     value: raised in a worker it would arrive wrapped into a traceback.
     """
 
-    def __init__(self, image_set: ImageSet, plan: Plan) -> None:
+    def __init__(self, image_set: ImageSet, config: LoaderConfig) -> None:
         self.image_set = image_set
-        self.plan = plan
-        self.operated = plan.drawn_by(views.OP_KINDS)
-        self._windows = Windows(image_set, plan) if plan.windows else None
+        self.config = config
+        self.operated = config.drawn_by(views.OP_KINDS)
+        self._windows = Windows(image_set, config) if config.windows else None
         self._shared = _SharedRoom()
 
     def __getitem__(self, task: Task) -> Made | InputError:
@@ -94,7 +94,7 @@ class HostBatches(Dataset[Any]):
 
     def pixels(self, task: Task) -> Tensor:
         """The same, but raises the InputError of an image that cannot be read."""
-        rows, size = len(task.index_B), task.size or self.plan.image_size
+        rows, size = len(task.index_B), task.size or self.config.image_size
         own = rows if task.own is None else task.own
         made = self._room((rows + own * len(self.operated), size, size, 3), task)
         pixels = made.numpy()[:rows]
@@ -102,10 +102,10 @@ class HostBatches(Dataset[Any]):
             self._crops(task, pixels)
         else:
             self._windows.cut(task.view, task.index_B, pixels)
-        if self.plan.degrees:
+        if self.config.degrees:
             pixels[:] = self._rotated(pixels, task)
         for start, stream in zip(range(rows, len(made), own), self.operated.values(), strict=True):
-            views_BHWC = operated(pixels[:own], task.index_B[:own], task.view, stream.kind, self.plan)
+            views_BHWC = operated(pixels[:own], task.index_B[:own], task.view, stream.kind, self.config)
             made[start : start + own] = torch.from_numpy(views_BHWC)
         return made
 
@@ -116,21 +116,21 @@ class HostBatches(Dataset[Any]):
 
     def _crops(self, task: Task, pixels: NDArray[np.uint8]) -> None:
         """Fills in the images at image_size, cut out of their padded selves where a border is asked for."""
-        plan, size, border = self.plan, self.plan.image_size, self.plan.border
+        config, size, border = self.config, self.config.image_size, self.config.border
         for b, index in enumerate(task.index_B.tolist()):
-            pixels[b] = fit(self.image_set.read(index), plan.shorter_side, size)
+            pixels[b] = fit(self.image_set.read(index), config.shorter_side, size)
         if border:
             padded = np.pad(pixels, ((0, 0), (border, border), (border, border), (0, 0)))
-            top_B, left_B = views.crop_offsets(plan.data_seed, task.view, task.index_B, border)
+            top_B, left_B = views.crop_offsets(config.data.seed, task.view, task.index_B, border)
             for b, (top, left) in enumerate(zip(top_B.tolist(), left_B.tolist(), strict=True)):
                 pixels[b] = padded[b, top : top + size, left : left + size]
-        if plan.mirrors:
-            flip_B = np.asarray(views.flips(plan.data_seed, task.view, task.index_B))
+        if config.mirrors:
+            flip_B = np.asarray(views.flips(config.data.seed, task.view, task.index_B))
             pixels[flip_B] = pixels[flip_B, :, ::-1]
 
     def _rotated(self, pixels: NDArray[np.uint8], task: Task) -> NDArray[np.uint8]:
         size, at_S = pixels.shape[1], np.arange(pixels.shape[1])
-        angle_B = views.rotation_angles(self.plan.data_seed, task.view, task.index_B, self.plan.degrees)
+        angle_B = views.rotation_angles(self.config.data.seed, task.view, task.index_B, self.config.degrees)
         y, x, inside = views.rotation_sources(views.rotation_matrices(angle_B, size, size), at_S, at_S)
         sample = np.arange(len(pixels))[:, None, None]
         return np.where(inside[..., None], pixels[sample, np.where(inside, y, 0), np.where(inside, x, 0)], np.uint8(0))

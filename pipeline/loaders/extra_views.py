@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline import views
 from pipeline.contracts import Batch, Mix, Stream
-from pipeline.loaders.plan import PAIR_KINDS, STEP_KINDS, Plan
+from pipeline.loaders.config import PAIR_KINDS, STEP_KINDS, LoaderConfig
 from pipeline.utils.mixing import cutmix, cutout, mixup, own_share
 
 
@@ -37,8 +37,8 @@ class Draws(NamedTuple):
     box_S4: Tensor
 
 
-def _mixup_draws(plan: Plan, stream: Stream, view: int, step_S: NDArray[np.int64]) -> Draws:
-    lambda_S = views.mix_lambdas(plan.data_seed, view, step_S, stream.alpha)
+def _mixup_draws(seed: int, stream: Stream, view: int, step_S: NDArray[np.int64], _: int) -> Draws:
+    lambda_S = views.mix_lambdas(seed, view, step_S, stream.alpha)
     return Draws(torch.from_numpy(lambda_S).float(), torch.empty(len(step_S), 0, dtype=torch.int64))
 
 
@@ -47,21 +47,19 @@ def _with_shares(box_S4: NDArray[np.int64], size: int) -> Draws:
     return Draws(own_share(box.T, size, size).float(), box)
 
 
-def _cutmix_draws(plan: Plan, stream: Stream, view: int, step_S: NDArray[np.int64]) -> Draws:
-    lambda_S = views.mix_lambdas(plan.data_seed, view, step_S, stream.alpha)
-    size = plan.image_size
-    return _with_shares(views.mix_boxes(plan.data_seed, view, step_S, lambda_S, size, size), size)
+def _cutmix_draws(seed: int, stream: Stream, view: int, step_S: NDArray[np.int64], size: int) -> Draws:
+    lambda_S = views.mix_lambdas(seed, view, step_S, stream.alpha)
+    return _with_shares(views.mix_boxes(seed, view, step_S, lambda_S, size, size), size)
 
 
-def _cutout_draws(plan: Plan, stream: Stream, view: int, step_S: NDArray[np.int64]) -> Draws:
-    size = plan.image_size
-    return _with_shares(views.cutout_boxes(plan.data_seed, view, step_S, size, size, stream.size), size)
+def _cutout_draws(seed: int, stream: Stream, view: int, step_S: NDArray[np.int64], size: int) -> Draws:
+    return _with_shares(views.cutout_boxes(seed, view, step_S, size, size, stream.size), size)
 
 
 class Mixer(NamedTuple):
-    """draw: (plan, stream, view, steps) -> Draws on the host; mix: (own images, partners', 0-d weight, box)."""
+    """draw: (seed, stream, view, steps, size) -> Draws on the host; mix: (own images, partners', 0-d weight, box)."""
 
-    draw: Callable[[Plan, Stream, int, NDArray[np.int64]], Draws]
+    draw: Callable[[int, Stream, int, NDArray[np.int64], int], Draws]
     mix: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
@@ -72,11 +70,11 @@ _MIXERS = {
 }
 
 
-def _partners(plan: Plan, view: int, span: Span, step: int, samples: int) -> NDArray[np.int64]:
+def _partners(config: LoaderConfig, view: int, span: Span, step: int, samples: int) -> NDArray[np.int64]:
     """Where the partners of a span lie in the order of the epoch: each in the same global batch, on any rank."""
-    start = step * plan.batch_size
-    rows = min(plan.batch_size, samples - start)
-    return start + views.partners(plan.data_seed, view, step, rows)[span.start - start : span.stop - start]
+    start = step * config.batch_size
+    rows = min(config.batch_size, samples - start)
+    return start + views.partners(config.data.seed, view, step, rows)[span.start - start : span.stop - start]
 
 
 def _to_read(span: Span, partner_B: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -91,21 +89,24 @@ class FurtherViews:
     """One rank's part of the further views of one epoch, from `first_step` on: `spans` are those of its steps.
 
     Everything is drawn here, on the host, and copied to the device once. order_M: places in the order of the epoch to
-    read, `reads` being the batches in it. label_N: labels in the order of the epoch, on the device.
+    read, `reads` being the batches in it. size: of the images, pixels of a side. label_N: labels in the order of the
+    epoch, on the device.
     """
 
-    def __init__(self, plan: Plan, view: int, label_N: Tensor, spans: Sequence[Span], first_step: int) -> None:
-        self._plan = plan
-        self._mixed, self._operated = plan.drawn_by(STEP_KINDS), plan.drawn_by(views.OP_KINDS)
+    def __init__(
+        self, config: LoaderConfig, size: int, view: int, label_N: Tensor, spans: Sequence[Span], first_step: int
+    ) -> None:
+        self._config = config
+        self._mixed, self._operated = config.drawn_by(STEP_KINDS), config.drawn_by(views.OP_KINDS)
         step_S = np.arange(first_step, first_step + len(spans))
-        self._draws = {
-            name: Draws(*(table.to(plan.device) for table in _MIXERS[stream.kind].draw(plan, stream, view, step_S)))
-            for name, stream in self._mixed.items()
-        }
+        self._draws: dict[str, Draws] = {}
+        for name, stream in self._mixed.items():
+            drawn = _MIXERS[stream.kind].draw(config.data.seed, stream, view, step_S, size)
+            self._draws[name] = Draws(*(table.to(config.device) for table in drawn))
         partner_SB = [np.arange(span.start, span.stop) for span in spans]
-        if plan.drawn_by(PAIR_KINDS):
+        if config.drawn_by(PAIR_KINDS):
             partner_SB = [
-                _partners(plan, view, span, step, len(label_N))
+                _partners(config, view, span, step, len(label_N))
                 for span, step in zip(spans, step_S.tolist(), strict=True)
             ]
         self._place(spans, partner_SB, label_N)
@@ -123,7 +124,7 @@ class FurtherViews:
         nothing = np.empty(0, dtype=np.int64)
         self.order_M = np.concatenate([nothing, *read_SM])
         rows = [read.own for read in self.reads]
-        device = self._plan.device
+        device = self._config.device
         self._at_SB = torch.from_numpy(np.concatenate([nothing, *at_SB])).to(device).split(rows)
         label_P = label_N[torch.from_numpy(np.concatenate([nothing, *partner_SB])).to(device)]
         self._label_SB = label_P.split(rows)
@@ -144,4 +145,4 @@ class FurtherViews:
             further[name] = _MIXERS[stream.kind].mix(batch.image_BCHW, partner_BCHW, weight, box)
             label_B = self._label_SB[step] if stream.kind in PAIR_KINDS else batch.label_B
             batch.mixes[name] = Mix(weight, label_B, box)
-        batch.streams.update({name: further[name] for name in self._plan.streams})
+        batch.streams.update({name: further[name] for name in self._config.streams})

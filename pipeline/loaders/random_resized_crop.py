@@ -11,8 +11,8 @@ from pipeline.contracts import InputError
 from pipeline.datasets.decode import check_jpeg, decode_upper
 from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.pillow import MOST_PIXELS
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.pixels import cut, cut_quickly, cut_scaled
-from pipeline.loaders.plan import Plan
 
 FACTORS = (8, 4, 2)  # of DCT scaling; libjpeg's others (7/8, 3/4 ...) take longer than no scaling
 
@@ -31,13 +31,13 @@ class Source(NamedTuple):
 class Windows:
     """Windows by the law of views, mirrored where it says so.
 
-    plan.decode=exact: Pillow's pixels (decode all, crop, resize), bit for bit. fast: resized by torch, and decoded at a
+    data.decode=exact: Pillow's pixels (decode all, crop, resize), bit for bit. fast: resized by torch, and decoded at a
     fraction of the size where the window still holds as many pixels as are shown.
     """
 
-    def __init__(self, image_set: ImageSet, plan: Plan) -> None:
-        self._set, self._plan = image_set, plan
-        self._fast = plan.decode == "fast"
+    def __init__(self, image_set: ImageSet, config: LoaderConfig) -> None:
+        self._set, self._config = image_set, config
+        self._fast = config.data.decode == "fast"
         self._most: int = getattr(image_set, "max_pixels", MOST_PIXELS)
         self._read_bytes: Callable[[int], bytes] | None = getattr(image_set, "read_bytes", None)
 
@@ -46,15 +46,17 @@ class Windows:
         sources = [self._open(index) for index in index_B.tolist()]
         window_B4 = self._draw(view, index_B, [source.size for source in sources])
         flip_B = np.zeros(len(index_B), bool)
-        if self._plan.mirrors:
-            flip_B = np.asarray(views.flips(self._plan.data_seed, view, index_B))
+        if self._config.mirrors:
+            flip_B = np.asarray(views.flips(self._config.data.seed, view, index_B))
         for b, (source, flip) in enumerate(zip(sources, flip_B.tolist(), strict=True)):
             pixels_BHWC[b] = self._shown(source, window_B4[b], view, pixels_BHWC.shape[1], flip)
 
     def _draw(self, view: int, index_B: NDArray[np.int64], sizes: list[tuple[int, int]]) -> Window:
-        plan = self._plan
+        config = self._config
         height_B, width_B = np.array(sizes, dtype=np.int64).T
-        return views.resized_crop_windows(plan.data_seed, view, index_B, height_B, width_B, plan.scale, plan.ratio)
+        return views.resized_crop_windows(
+            config.data.seed, view, index_B, height_B, width_B, config.data.scale, config.data.ratio
+        )
 
     def _open(self, index: int) -> Source:
         """Files of other formats, and whatever is wrong, are left to the set: it may know a replacement."""

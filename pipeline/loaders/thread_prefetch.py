@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.datasets.image_set import ImageSet
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.cpu_batches import HostBatches, Task
-from pipeline.loaders.plan import Plan
 
 AHEAD = 2  # batches per thread
 
@@ -29,7 +29,7 @@ class FittedSet(ImageSet):
 
 
 def fitted(image_set: ImageSet, index_N: NDArray[np.int64], pixels_NHWC: Tensor) -> FittedSet:
-    """The set whose images `index_N` lie in memory. HostBatches over it needs a plan without resize."""
+    """The set whose images `index_N` lie in memory. HostBatches over it needs data.resize=None: then they stay so."""
     return FittedSet(
         name=image_set.name,
         split=image_set.split,
@@ -41,17 +41,17 @@ def fitted(image_set: ImageSet, index_N: NDArray[np.int64], pixels_NHWC: Tensor)
 
 
 class MadeAhead:
-    """Makes tasks in plan.workers threads (at least one), and keeps the threads between epochs.
+    """Makes tasks in data.workers threads (at least one), and keeps the threads between epochs.
 
     Two threads are no faster than one where images have 32 pixels (operations on 64 of them take about 7 ms on a Xeon
     at 2.5 GHz, Pillow 13): most of it is Python. Windows of large images are resized outside Python's lock.
     """
 
-    def __init__(self, image_set: ImageSet, plan: Plan) -> None:
-        self._work = HostBatches(image_set, plan)
-        self._threads = max(1, plan.workers)
+    def __init__(self, image_set: ImageSet, config: LoaderConfig) -> None:
+        self._work = HostBatches(image_set, config)
+        self._threads = max(1, config.data.workers)
         self._pool = ThreadPoolExecutor(self._threads)
-        self._pinned = torch.device(plan.device).type == "cuda"
+        self._pinned = torch.device(config.device).type == "cuda"
 
     def _make(self, task: Task) -> Tensor:
         pixels_BHWC = self._work.pixels(task)
@@ -70,8 +70,3 @@ class MadeAhead:
         finally:
             for made in waiting:
                 made.cancel()
-
-
-def without_resize(plan: Plan) -> Plan:
-    """For pixels that are resized already: fit leaves them as they are."""
-    return replace(plan, resize=None)

@@ -17,9 +17,9 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.datasets.slow_reads import watch
 from pipeline.loaders import LOADERS
 from pipeline.loaders.base import EpochLoader, Reads
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.cpu_batches import HostBatches, Made, Task
 from pipeline.loaders.epoch_stream import Chain
-from pipeline.loaders.plan import Plan
 from pipeline.loaders.worker_deaths import batches_of, say_nothing_of_the_trainer
 
 LOOK_SECONDS = 1.0
@@ -57,7 +57,7 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
     say_nothing_of_the_trainer()
     info = get_worker_info()
     made_by = info.dataset if info is not None else None
-    limit = made_by.plan.read_timeout if isinstance(made_by, HostBatches) else 0.0
+    limit = made_by.config.data.read_timeout if isinstance(made_by, HostBatches) else 0.0
     watch(limit, f"data worker {worker} ")
     threading.Thread(target=_end_when_the_trainer_says, daemon=True).start()
 
@@ -73,7 +73,7 @@ def _end_when_the_trainer_says() -> None:
 
 @LOADERS.register("torch")
 class WorkerLoader(EpochLoader):
-    """plan.workers processes (0 = none: work is done in the trainer) that live on between epochs.
+    """data.workers processes (0 = none: work is done in the trainer) that live on between epochs.
 
     They go on into the next epoch while the trainer evaluates, writes and begins it; an epoch that is left early costs
     the batches that were under way. A worker that dies is named by torch's RuntimeError (worker_deaths.py).
@@ -81,18 +81,18 @@ class WorkerLoader(EpochLoader):
 
     looks_ahead = True
 
-    def __init__(self, image_set: ImageSet, plan: Plan) -> None:
-        super().__init__(image_set, plan)
-        self._device = torch.device(plan.device)
+    def __init__(self, image_set: ImageSet, config: LoaderConfig) -> None:
+        super().__init__(image_set, config)
+        self._device = torch.device(config.device)
         self._tasks = Tasks()
         self._chain: Chain[Made | InputError] = Chain(self.following)
         self._loader = DataLoader(
-            HostBatches(image_set, plan),
+            HostBatches(image_set, config),
             batch_size=None,
             sampler=self._tasks,
             collate_fn=_as_is,
-            num_workers=plan.workers,
-            persistent_workers=plan.workers > 0,
+            num_workers=config.data.workers,
+            persistent_workers=config.data.workers > 0,
             pin_memory=self._device.type == "cuda",
             worker_init_fn=_leave_signals_to_the_trainer,
             # Of its own: DataLoader draws a seed per epoch, and must not disturb the trainer's random state.

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from pipeline.builders.run import loader_maker, make_plan
+from pipeline.builders.run import loader_config, loader_maker
 from pipeline.config import DataConfig
 from pipeline.contracts import InputError, Loader
 from pipeline.datasets.image_set import FileSet, ImageSet
 from pipeline.engine.distributed.parallel import World
 from pipeline.loaders import LOADERS
-from pipeline.loaders.plan import Plan
+from pipeline.loaders.config import LoaderConfig
 from pipeline.measure.device import wait_for
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.measure.material import Note, write_temporary
@@ -86,7 +86,7 @@ def is_installed(package: str) -> bool:
         return False
 
 
-def obstacle(candidate: Candidate, images: ImageSet, plan: Plan) -> str | None:
+def obstacle(candidate: Candidate, images: ImageSet, how: LoaderConfig) -> str | None:
     """Why the candidate cannot be measured on these images here; None when nothing is known against it."""
     if candidate.package and not is_installed(candidate.package):
         return "not installed"
@@ -96,8 +96,8 @@ def obstacle(candidate: Candidate, images: ImageSet, plan: Plan) -> str | None:
         return "no such loader in this version"
     if candidate.files and not isinstance(images, FileSet):
         return f"{images.name} is not a set of files"
-    if candidate.whole and not plan.windows:
-        need, free = len(images) * 3 * (plan.image_size + 2 * plan.border) ** 2, _free_memory(plan.device)
+    if candidate.whole and not how.windows:
+        need, free = len(images) * 3 * (how.image_size + 2 * how.border) ** 2, _free_memory(how.device)
         return f"needs {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are free" if need > free / 2 else None
     return None
 
@@ -119,13 +119,14 @@ class LoaderMeasures:
             self._add(name, candidate)
 
     def _add(self, name: str, candidate: Candidate) -> None:
-        data = self.config.data.model_copy(update={"loader": candidate.loader, **candidate.keys})
-        plan = make_plan(data, self.config.runtime, self.world, seed=self.config.seed)
-        reason = obstacle(candidate, self.images, plan)
+        keys = {"min_image_size": None, "loader": candidate.loader, **candidate.keys}  # all images of one size
+        data = self.config.data.model_copy(update=keys)
+        how = loader_config(data, self.config.runtime, self.world, seed=self.config.seed)
+        reason = obstacle(candidate, self.images, how)
         if reason is None:
             try:
                 data = self._with_beton(data) if candidate.beton else data
-                loader = loader_maker(data)(self.images, plan)
+                loader = loader_maker(data)(self.images, how)
             except (InputError, ImportError) as error:
                 reason = str(error)
         if reason is None:

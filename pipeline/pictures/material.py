@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.builders import networks
 from pipeline.builders.method import teacher_preprocess
 from pipeline.builders.predictors import predictor_of
-from pipeline.builders.run import image_set, make_plan
+from pipeline.builders.run import image_set, loader_config
 from pipeline.builders.teacher import teacher_network
 from pipeline.config import TrainConfig
 from pipeline.contracts import Distiller, InputError, ModelOutput
@@ -179,8 +179,8 @@ class Material:
         data, images = config.data, self._set(config)
         count = min(self.images or len(images), len(images))
         index_N = np.unique(np.linspace(0, len(images) - 1, count).round().astype(np.int64))
-        evaluation = {"batch_size": data.eval_batch_size, "image_size": data.test_size, "index_N": index_N}
-        plan = make_plan(data, config.runtime, self.world, train=False, workers=self._workers, **evaluation)
+        here = data.model_copy(update={"workers": self._workers})
+        how = loader_config(here, config.runtime, self.world, train=False, index_N=index_N)
         autocast = parallel.autocast_factory(config.runtime, self.world.device)
 
         def output_of(image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,7 +189,7 @@ class Material:
             return predict(output.float()).float(), output.float().pooled_BD
 
         parts: list[tuple[Array, ...]] = []
-        for batch in WorkerLoader(images, plan):
+        for batch in WorkerLoader(images, how):
             logits_BK, pooled_BD = output_of(batch.image_BCHW)
             if data.eval_flip:
                 logits_BK = (logits_BK + output_of(batch.image_BCHW.flip(3))[0]) / 2

@@ -9,7 +9,7 @@ from test_recipes import RECIPES
 from pipeline.config import ConfigError, DataConfig, layers
 from pipeline.config.layers import recipe_file
 from pipeline.distillers import DISTILLERS
-from pipeline.loaders.plan import Plan
+from pipeline.loaders.config import LoaderConfig
 
 PAIRS = ("ResNet34-ResNet18", "ResNet50-MobileNetV1")
 
@@ -124,13 +124,12 @@ def test_the_ladder_of_resnet50(rung: Rung, network: str) -> None:
 def test_sizes_of_the_ladder(rung: Rung) -> None:
     """ffcv-imagenet's get_resolution, epoch by epoch; evaluation takes 224 / 256 of the shorter side."""
     data = composed("imagenet", "kd", f"ffcv_{rung.epochs}").data
-    colours = {"mean": data.mean, "std": data.std, "crop": data.crop, "resize": data.resize}
-    plan = Plan(batch_size=8, image_size=data.image_size, ramp=data.ramp, **colours)  # type: ignore[arg-type]
+    training = LoaderConfig(data=data)
     for epoch in range(rung.epochs):
         share = (epoch - rung.start) / (rung.end - rung.start)
         between = round((160 + 32 * share) / 32) * 32
-        assert plan.size_at(epoch) == (160 if epoch <= rung.start else 192 if epoch >= rung.end else between)
-    test = Plan(batch_size=8, image_size=data.test_size, train=False, **colours)  # type: ignore[arg-type]
+        assert training.size_at(epoch) == (160 if epoch <= rung.start else 192 if epoch >= rung.end else between)
+    test = LoaderConfig(data=data, train=False)
     assert test.size_at(5) == 256 and test.shorter_side == round(256 * 256 / 224)
 
 

@@ -8,6 +8,7 @@ import jpeg_files
 import numpy as np
 import pytest
 from crafted_images import BOMBS, png, saying
+from loader_configs import loader_config
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -19,7 +20,6 @@ from pipeline.datasets.image_set import MachineFault
 from pipeline.datasets.notes import Once
 from pipeline.datasets.replacing import ReplacingSet
 from pipeline.loaders import LOADERS
-from pipeline.loaders.plan import Plan
 
 RAMP_HW = (np.arange(9 * 14).reshape(9, 14) * 521).astype(np.uint16)  # 0 .. 65125
 Array = NDArray[np.generic]
@@ -96,7 +96,7 @@ def test_every_loader_shows_the_scaled_pixels(loader: str, tmp_path: Path, capfd
             jpeg_files.write(tmp_path / "train" / name / f"{i}.png", WIDE["png"][0])
     files = DATASETS.get("folder")(root=tmp_path)
     how = {"image_size": 9, "mean": (0.0,) * 3, "std": (1.0,) * 3, "train": False, "workers": 2}
-    for batch in LOADERS.get(loader)(files, Plan(batch_size=2, **how)):
+    for batch in LOADERS.get(loader)(files, loader_config(batch_size=2, **how)):
         shown = (batch.image_BCHW[:, 0] * 255).round().numpy()
         np.testing.assert_array_equal(shown[0], np.asarray((RAMP_HW >> 8)[:, 2:11]))
     err = capfd.readouterr().err

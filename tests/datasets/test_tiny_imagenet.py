@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import web
+from loader_configs import loader_config
 from PIL import Image
 
 from pipeline.config import TrainConfig, compose
 from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS, FileSet, tiny_imagenet
 from pipeline.loaders import LOADERS
-from pipeline.loaders.plan import Plan
 
 WNIDS = ("n03", "n01", "n02")  # not sorted, as published
 VAL = {"val_0.JPEG": "n02", "val_1.JPEG": "n01", "val_10.JPEG": "n03", "val_2.JPEG": "n01"}
@@ -123,8 +123,8 @@ def test_the_parent_folder_will_do(name: str, root: Path) -> None:
 
 @pytest.mark.parametrize("loader", ["resident", "torch"])
 def test_loaders(loader: str, root: Path) -> None:
-    plan = Plan(batch_size=4, image_size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), train=False)
-    batch = next(iter(LOADERS.get(loader)(load(root), plan)))
+    how = loader_config(batch_size=4, image_size=64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), train=False)
+    batch = next(iter(LOADERS.get(loader)(load(root), how)))
     assert batch.image_BCHW.shape == (4, 3, 64, 64) and batch.label_B.tolist() == [0, 0, 1, 2]
     assert [round(float(image.mean() * 255)) for image in batch.image_BCHW] == [50, 150, 0, 100]
 

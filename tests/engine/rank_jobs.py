@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 import torch
+from loader_configs import loader_config
 from mini_sets import colour_set
 
 from pipeline.config import RuntimeConfig
@@ -12,7 +13,6 @@ from pipeline.distillers.kd import KD
 from pipeline.engine.distributed import parallel
 from pipeline.engine.forward import DistillationStep, Taught
 from pipeline.loaders import LOADERS
-from pipeline.loaders.plan import Plan
 from pipeline.models import MODELS
 from pipeline.teachers.live import LiveTeacher
 
@@ -21,11 +21,11 @@ ROWS = 23  # uneven on two ranks and on three; the last of the batches of 9 has 
 
 def batches(world: parallel.World, loader: str) -> list[Batch]:
     """Two epochs of a small set."""
-    plan = Plan(
+    how = loader_config(
         batch_size=9, image_size=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), seed=3, data_seed=4,
         rank=world.rank, ranks=world.ranks, crop="pad", padding=2, flip=True,
     )  # fmt: skip
-    made = LOADERS.get(loader)(colour_set(ROWS), plan)
+    made = LOADERS.get(loader)(colour_set(ROWS), how)
     found = []
     for epoch in range(2):
         made.set_epoch(epoch)
@@ -77,11 +77,11 @@ def evaluated(out: str) -> None:
         network.train()
         network(torch.randn(8, 3, 16, 16))
         before = {k: v.clone() for k, v in network.state_dict().items()}
-        plan = Plan(
+        how = loader_config(
             batch_size=4, image_size=16, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), train=False,
             rank=world.rank, ranks=world.ranks,
         )  # fmt: skip
-        loader = LOADERS.get("resident")(colour_set(ROWS), plan)
+        loader = LOADERS.get("resident")(colour_set(ROWS), how)
         with inference_state(network, None, world):
             inside = {k: v.clone() for k, v in network.state_dict().items()}
             score = Evaluation(network, lambda o: o.logits_BK, loader, world, contextlib.nullcontext)()

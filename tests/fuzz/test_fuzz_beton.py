@@ -14,7 +14,7 @@ from json_damage import damaged
 sys.path.append(str(Path(__file__).parents[1] / "loaders"))
 from beton_files import beton_loader, raw_files, written
 from small_sets import file_set
-from test_beton_loader import plan
+from test_beton_loader import configured
 
 from pipeline.contracts import InputError
 from pipeline.loaders.ffcv.manifest import manifest_path
@@ -22,7 +22,7 @@ from pipeline.loaders.ffcv.manifest import manifest_path
 
 def shown(image_set: Any, path: Path) -> bytes:
     """All pixels of an epoch."""
-    return b"".join(batch.image_BCHW.numpy().tobytes() for batch in beton_loader(image_set, path, plan()))
+    return b"".join(batch.image_BCHW.numpy().tobytes() for batch in beton_loader(image_set, path, configured()))
 
 
 def spoil(content: bytes, table_at: int, head: int, rng: random.Random) -> bytes:

@@ -9,13 +9,13 @@ import crafted_images
 import numpy as np
 import pytest
 from fuzz.fuzzing import assert_no_faults, cut, flipped, judge
+from loader_configs import loader_config
 from PIL import Image
 
 from pipeline.contracts import InputError
 from pipeline.datasets import FileSet
 from pipeline.datasets.replacing import ReplacingSet
 from pipeline.loaders.cpu_batches import HostBatches, Task
-from pipeline.loaders.plan import Plan
 
 FORMATS = (
     "JPEG",
@@ -35,7 +35,7 @@ FORMATS = (
 )
 MODES = ("RGB", "L", "CMYK", "RGBA", "LA", "P", "1", "I;16", "I", "F")
 SIDES = (0, 1, 9_460, 16_384, 30_000, 65_500)
-PLAN = Plan(batch_size=1, image_size=8, mean=(0.0,) * 3, std=(1.0,) * 3, crop="window", train=True)
+CONFIG = loader_config(batch_size=1, image_size=8, mean=(0.0,) * 3, std=(1.0,) * 3, crop="window", train=True)
 
 
 @cache
@@ -113,7 +113,7 @@ def read_all_ways(folder: Path, data: bytes) -> None:
 
 
 def window(files: FileSet, index: int) -> None:
-    HostBatches(files, PLAN).pixels(Task(0, np.array([index])))
+    HostBatches(files, CONFIG).pixels(Task(0, np.array([index])))
 
 
 def prepared(folder: Path) -> Path:

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loader_configs import loader_config
 from PIL import Image
 
 from pipeline.datasets.image_set import FileSet
 from pipeline.loaders import LOADERS
-from pipeline.loaders.plan import Plan
 
 pytestmark = [pytest.mark.gpu, pytest.mark.dali]
 
@@ -29,8 +29,8 @@ def smooth_set(root: Path, n: int = 40) -> FileSet:
 def test_pixels_are_nearly_those_of_the_host(tmp_path, decoder, changes):
     files = smooth_set(tmp_path)
     how = {"batch_size": 16, "image_size": 96, "mean": (0, 0, 0), "std": (1, 1, 1), "crop": "window", "flip": True}
-    loader = LOADERS.get("dali")(files, Plan(**{**how, **changes}, device="cuda", workers=4), decoder=decoder)
-    other = LOADERS.get("torch")(files, Plan(**{**how, **changes}))
+    loader = LOADERS.get("dali")(files, loader_config(**{**how, **changes}, device="cuda", workers=4), decoder=decoder)
+    other = LOADERS.get("torch")(files, loader_config(**{**how, **changes}))
     for _ in range(3):
         for a, b in zip(loader, other, strict=True):
             assert a.image_BCHW.is_cuda and torch.equal(a.index_B.cpu(), b.index_B) and a.info.view == b.info.view

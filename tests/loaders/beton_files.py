@@ -36,6 +36,6 @@ def raw_files(n=23):
     return written(file_set, n, **RAW)
 
 
-def beton_loader(image_set, path, plan, **options):
+def beton_loader(image_set, path, how, **options):
     """The ffcv loader of a training set."""
-    return LOADERS.get("ffcv")(image_set, plan, train=str(path), **options)
+    return LOADERS.get("ffcv")(image_set, how, train=str(path), **options)

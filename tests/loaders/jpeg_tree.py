@@ -8,7 +8,7 @@ from PIL import Image
 
 from pipeline import views
 from pipeline.datasets.image_set import FileSet
-from pipeline.loaders.plan import Plan
+from pipeline.loaders.config import LoaderConfig
 
 # How JPEGs differ: colours at full or less resolution, grey, progressive, with restart markers.
 KINDS = (
@@ -52,14 +52,14 @@ def jpeg_set(root: Path, n: int = 41, classes: int = 3, least: int = 30, most: i
     )
 
 
-def by_pillow(images: FileSet, how: Plan, view: int, index: int, size: int) -> NDArray[np.uint8]:
+def by_pillow(images: FileSet, how: LoaderConfig, view: int, index: int, size: int) -> NDArray[np.uint8]:
     """The window of one image as torchvision shows it: Pillow decodes all, crops, resizes, mirrors."""
     image = Image.open(images.root / images.paths[index]).convert("RGB")
     one = np.array([index])
     high, wide = np.array([image.height]), np.array([image.width])
-    window = views.resized_crop_windows(how.data_seed, view, one, high, wide, how.scale, how.ratio)
+    window = views.resized_crop_windows(how.data.seed, view, one, high, wide, how.data.scale, how.data.ratio)
     top, left, height, width = window[0].tolist()
     small = image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BILINEAR)
-    if how.mirrors and np.asarray(views.flips(how.data_seed, view, one))[0]:
+    if how.mirrors and np.asarray(views.flips(how.data.seed, view, one))[0]:
         small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(small)

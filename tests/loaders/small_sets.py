@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from loader_configs import loader_config
 from PIL import Image
 
 from pipeline import views
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ArraySet, FileSet
-from pipeline.loaders.plan import Plan
 
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 
@@ -60,13 +60,13 @@ def file_set(n=23, broken=-1):
     )
 
 
-def plan(**changes):
+def configured(**changes):
     common = {"batch_size": 16, "image_size": 16, "mean": MEAN, "std": STD, "seed": 3, "data_seed": 8}
-    return Plan(**{**common, **changes})
+    return loader_config(**{**common, **changes})
 
 
 def augmented(**changes):
-    return plan(**{"crop": "pad", "padding": 3, "flip": True, "rotation": 25.0, **changes})
+    return configured(**{"crop": "pad", "padding": 3, "flip": True, "rotation": 25.0, **changes})
 
 
 def normalised(pixels_HWC):
@@ -75,13 +75,13 @@ def normalised(pixels_HWC):
     return ((real - np.array(MEAN, dtype=np.float32)) / np.array(STD, dtype=np.float32)).transpose(2, 0, 1)
 
 
-def obvious_pixels(image_set, plan, view, index):
+def obvious_pixels(image_set, how, view, index):
     """One image of an ArraySet, padded, cropped, mirrored and rotated by the law."""
-    pixels, one, size = image_set.read(index), np.array([index]), plan.image_size
-    top, left = views.crop_offsets(plan.data_seed, view, one, plan.padding)
-    padded = np.pad(pixels, ((plan.padding, plan.padding), (plan.padding, plan.padding), (0, 0)))
+    pixels, one, size = image_set.read(index), np.array([index]), how.image_size
+    top, left = views.crop_offsets(how.data.seed, view, one, how.data.padding)
+    padded = np.pad(pixels, ((how.data.padding, how.data.padding), (how.data.padding, how.data.padding), (0, 0)))
     pixels = padded[top[0] : top[0] + size, left[0] : left[0] + size]
-    if plan.flip and views.flips(plan.data_seed, view, one)[0]:
+    if how.data.flip and views.flips(how.data.seed, view, one)[0]:
         pixels = pixels[:, ::-1]
-    angle = views.rotation_angles(plan.data_seed, view, one, plan.rotation)[0]
+    angle = views.rotation_angles(how.data.seed, view, one, how.data.rotation)[0]
     return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).rotate(angle, Image.Resampling.NEAREST))

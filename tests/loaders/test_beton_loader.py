@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from beton_files import beton_loader, raw_arrays, raw_files, written
-from small_sets import array_set, augmented, file_set, plan
+from small_sets import array_set, augmented, configured, file_set
 
 from pipeline import views
 from pipeline.contracts import InputError, Stream
@@ -75,7 +75,7 @@ FITTED = {"image_size": 24}
     [
         # Measured: windows 1.74 and 6.5, with growing sizes 1.57 and 6.5; whole images 0.48 to 0.68 and 1.8 at most.
         (WINDOW, 2.0, 8.0),
-        ({**WINDOW, "ramp": (16, 0, 2)}, 2.0, 8.0),
+        ({**WINDOW, "min_image_size": 16, "grow_epochs": (1, 3)}, 2.0, 8.0),
         ({**FITTED, "train": False}, 0.8, 2.2),
         ({**FITTED, "train": False, "resize": 28}, 0.8, 2.2),
         ({**FITTED, "crop": "pad", "padding": 5, "flip": True}, 0.8, 2.2),
@@ -86,28 +86,30 @@ def test_an_unresized_file_of_pixels_differs_by_the_resize_only(changes, mean, w
     """INTER_AREA averages over boxes where Pillow's filter is a triangle. Windows of another view differ by 61."""
     image_set, path = raw_files()
     grey = {"mean": (0, 0, 0), "std": (1, 1, 1)}
-    other = LOADERS.get("torch")(image_set, plan(**grey, **{**changes, "workers": 0}))
-    found = differences(beton_loader(image_set, path, plan(**grey, **changes)), other, epochs=3)
+    other = LOADERS.get("torch")(image_set, configured(**grey, **{**changes, "workers": 0}))
+    found = differences(beton_loader(image_set, path, configured(**grey, **changes)), other, epochs=3)
     assert found.mean() < mean and found.max() < worst
 
 
 def test_windows_and_flips_are_those_of_the_law():
     image_set, path = raw_files()
-    how, index_B = plan(**WINDOW), np.arange(len(image_set))
+    how, index_B = configured(**WINDOW), np.arange(len(image_set))
     for view in (0, 7):
         row = geometry(open_beton(path, image_set, "os"), how, view, index_B, 32)
         height_B, width_B = np.array([image.shape[:2] for image in image_set.images]).T
-        expected = views.resized_crop_windows(how.data_seed, view, index_B, height_B, width_B, how.scale, how.ratio)
+        expected = views.resized_crop_windows(
+            how.data.seed, view, index_B, height_B, width_B, how.data.scale, how.data.ratio
+        )
         np.testing.assert_array_equal(row[:, Column.TOP : Column.WIDE + 1], expected)
-        np.testing.assert_array_equal(row[:, Column.MIRROR], views.flips(how.data_seed, view, index_B))
+        np.testing.assert_array_equal(row[:, Column.MIRROR], views.flips(how.data.seed, view, index_B))
 
 
 def test_windows_of_a_resized_file_are_the_same_part_of_the_image():
     image_set, path = written(file_set, 23, max_resolution=30)
     beton, index_B = open_beton(path, image_set, "os"), np.arange(len(image_set))
     assert max(beton.height_N.max(), beton.width_N.max()) == 30
-    row = geometry(beton, plan(**WINDOW), 1, index_B, 32)
-    law = geometry(open_beton(raw_files()[1], image_set, "os"), plan(**WINDOW), 1, index_B, 32)
+    row = geometry(beton, configured(**WINDOW), 1, index_B, 32)
+    law = geometry(open_beton(raw_files()[1], image_set, "os"), configured(**WINDOW), 1, index_B, 32)
     for start, length, stored_B, source_B in (
         (Column.TOP, Column.TALL, beton.height_N, beton.source_height_N),
         (Column.LEFT, Column.WIDE, beton.width_N, beton.source_width_N),
@@ -122,8 +124,8 @@ def test_a_resized_and_compressed_file_stays_near_the_originals():
     """Measured: mean 5.2, worst image 14; with the windows of another view 59. Small images are the hard case."""
     image_set, path = written(file_set, 23, max_resolution=48)
     grey = {"mean": (0, 0, 0), "std": (1, 1, 1)}
-    other = LOADERS.get("torch")(image_set, plan(**grey, **{**WINDOW, "workers": 0}))
-    found = differences(beton_loader(image_set, path, plan(**grey, **WINDOW)), other, epochs=2)
+    other = LOADERS.get("torch")(image_set, configured(**grey, **{**WINDOW, "workers": 0}))
+    found = differences(beton_loader(image_set, path, configured(**grey, **WINDOW)), other, epochs=2)
     assert found.mean() < 6 and found.max() < 17
 
 
@@ -148,7 +150,7 @@ def test_evaluation_shows_each_sample_once(ranks):
     found = [
         batch
         for rank in range(ranks)
-        for batch in beton_loader(image_set, path, plan(train=False, rank=rank, ranks=ranks, workers=2))
+        for batch in beton_loader(image_set, path, configured(train=False, rank=rank, ranks=ranks, workers=2))
     ]
     assert torch.cat([b.index_B for b in found]).tolist() == list(range(71))
     assert torch.cat([b.label_B for b in found]).tolist() == image_set.label_N.tolist()
@@ -187,14 +189,17 @@ def test_the_next_epoch_begins_before_this_one_ends():
 
 def test_pixels_are_named_by_the_file():
     (image_set, path), (_, other) = raw_arrays(9), written(array_set, 9, max_resolution=16)
-    names = {beton_loader(image_set, file, plan()).pixels for file in (path, path, other)}
+    names = {beton_loader(image_set, file, configured()).pixels for file in (path, path, other)}
     assert len(names) == 2 and all(name.startswith("beton ") for name in names)
 
 
 def test_two_loaders_take_turns():
     (image_set, path), (other_set, other_path) = raw_arrays(), raw_files()
-    train, other = beton_loader(image_set, path, padded()), beton_loader(other_set, other_path, plan(**WINDOW))
-    apart = list(beton_loader(image_set, path, padded())), list(beton_loader(other_set, other_path, plan(**WINDOW)))
+    train, other = beton_loader(image_set, path, padded()), beton_loader(other_set, other_path, configured(**WINDOW))
+    apart = (
+        list(beton_loader(image_set, path, padded())),
+        list(beton_loader(other_set, other_path, configured(**WINDOW))),
+    )
     for a, b, c, d in zip(train, other, *apart, strict=False):
         assert same(a, c) and same(b, d)
 
@@ -215,7 +220,7 @@ def test_the_process_ends_in_the_middle_of_an_epoch():
         "loader = beton_loader(*raw_arrays(), augmented(rotation=0.0, workers=2))\n"
         "batches = iter(loader); next(batches); print(loader.state_dict(), torch.get_num_threads())"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{Path(__file__).parent}"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
     assert (done.returncode, done.stdout) == (0, "{'epoch': 0, 'step': 1} 2\n"), done.stderr
 
@@ -223,14 +228,14 @@ def test_the_process_ends_in_the_middle_of_an_epoch():
 def test_what_cannot_be_done_is_refused(monkeypatch):
     image_set, path = raw_arrays()
     with pytest.raises(InputError, match=r"needs data\.ffcv\.train=FILE\.beton"):
-        LOADERS.get("ffcv")(image_set, plan())
+        LOADERS.get("ffcv")(image_set, configured())
     with pytest.raises(InputError, match="cannot rotate"):
         beton_loader(image_set, path, augmented())
     for name in [name for name in sys.modules if name.partition(".")[0] == "ffcv"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ffcv", None)  # as if it were not installed
     with pytest.raises(InputError, match=r"`make loaders` installs it, and so does the extra \[ffcv\]"):
-        beton_loader(image_set, path, plan())
+        beton_loader(image_set, path, configured())
 
 
 def test_a_damaged_image_is_named(tmp_path):
@@ -243,4 +248,4 @@ def test_a_damaged_image_is_named(tmp_path):
     bad.with_name(path.name + ".json").write_bytes(path.with_name(path.name + ".json").read_bytes())
     name = image_set.class_names[image_set.label_N[5]]
     with pytest.raises(InputError, match=rf"cannot decode image 5 \(class '{name}'\) of .*\.beton: write it again"):
-        list(beton_loader(image_set, bad, plan()))
+        list(beton_loader(image_set, bad, configured()))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from beton_files import beton_loader, raw_files, written
 from small_sets import array_set, file_set
-from test_beton_loader import plan, same
+from test_beton_loader import configured, same
 
 from pipeline.contracts import InputError
 from pipeline.loaders.ffcv import file as beton_file
@@ -56,7 +56,7 @@ def test_a_bit_of_the_contents_is_seen(source, tmp_path):
         handle.seek(-1, 1)
         handle.write(bytes([byte ^ 4]))
     with pytest.raises(InputError, match=r"cannot decode image 4 \(.*write it again \(its bytes are not those") as seen:
-        list(beton_loader(image_set, path, plan()))
+        list(beton_loader(image_set, path, configured()))
     assert "\n" not in str(seen.value)
 
 
@@ -64,7 +64,9 @@ def test_files_without_sums_go_on_and_show_the_same(monkeypatch, tmp_path):
     image_set, old = without_sums(monkeypatch, tmp_path, max_resolution=16)
     assert open_beton(old, image_set, "os").crc_N is None and read_manifest(old).format == "stillhouse beton 1"
     _, new = written(array_set, 9, max_resolution=16)
-    for one, other in zip(beton_loader(image_set, old, plan()), beton_loader(image_set, new, plan()), strict=True):
+    for one, other in zip(
+        beton_loader(image_set, old, configured()), beton_loader(image_set, new, configured()), strict=True
+    ):
         assert same(one, other)
 
 
@@ -88,7 +90,7 @@ def test_an_image_of_another_size_than_the_table_says(by, monkeypatch, tmp_path)
         path.write_bytes(content)
         resealed(path)
     with pytest.raises(InputError, match=r"cannot decode image 3 \(.*its size is not that of the file's table"):
-        list(beton_loader(image_set, path, plan()))
+        list(beton_loader(image_set, path, configured()))
 
 
 @pytest.mark.parametrize(

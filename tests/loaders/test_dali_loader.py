@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from jpeg_tree import jpeg_set
-from small_sets import array_set, plan
+from small_sets import array_set, configured
 
 from pipeline.contracts import InputError, Stream
 from pipeline.loaders import LOADERS
@@ -33,11 +33,11 @@ def files(tmp_path_factory):
 
 
 def make(files, how="pillow", prefetch=2, **changes):
-    return LOADERS.get("dali")(files, plan(**{**WINDOW, **changes}), resize=how, prefetch=prefetch)
+    return LOADERS.get("dali")(files, configured(**{**WINDOW, **changes}), resize=how, prefetch=prefetch)
 
 
 def by_torch(files, **changes):
-    return LOADERS.get("torch")(files, plan(**{**WINDOW, **changes, "workers": 0}))
+    return LOADERS.get("torch")(files, configured(**{**WINDOW, **changes, "workers": 0}))
 
 
 def tensors(batch):
@@ -56,7 +56,7 @@ def same(a, b):
     "changes",
     [
         {"streams": STREAMS},
-        {"ramp": (16, 0, 2)},
+        {"min_image_size": 16, "grow_epochs": (1, 3)},
         {**PADDED, "streams": STREAMS},
         {"crop": "none", "resize": 40},
         {"train": False, "resize": 40},
@@ -76,9 +76,9 @@ def test_pillows_resize_gives_the_torch_loaders_bits(files, changes):
     [
         # Measured on these images (noisy: photographs give 0.02 and 0.16): mean, worst image, largest difference.
         ("quick", {}, 0.1, 0.4, 1),
-        ("quick", {"ramp": (16, 0, 2)}, 0.1, 0.4, 1),
+        ("quick", {"min_image_size": 16, "grow_epochs": (1, 3)}, 0.1, 0.4, 1),
         ("dali", {}, 0.25, 0.5, 10),
-        ("dali", {"ramp": (16, 0, 2)}, 0.25, 0.5, 10),
+        ("dali", {"min_image_size": 16, "grow_epochs": (1, 3)}, 0.25, 0.5, 10),
         ("dali", PADDED, 0.25, 0.5, 10),
         ("dali", {"crop": "none", "resize": 40}, 0.25, 0.5, 10),
         ("dali", {"train": False, "resize": 40}, 0.25, 0.5, 10),
@@ -167,7 +167,7 @@ def test_the_process_ends_in_the_middle_of_an_epoch(tmp_path):
         "loader = make(jpeg_set(Path(sys.argv[1])))\n"
         "batches = iter(loader); next(batches); print(loader.state_dict())"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{Path(__file__).parent}"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests:{Path(__file__).parent}"}
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=environment, timeout=120
     )
@@ -197,7 +197,7 @@ def test_what_cannot_be_done_is_refused(files, monkeypatch):
         ({"streams": STREAMS}, {"resize": "dali"}, "made on the host"),
     ):
         with pytest.raises(InputError, match=message):
-            LOADERS.get("dali")(files, plan(**{**WINDOW, **changes}), **options)
+            LOADERS.get("dali")(files, configured(**{**WINDOW, **changes}), **options)
     with pytest.raises(InputError, match="use resident"):
         make(array_set())
     for name in [name for name in sys.modules if name.startswith("nvidia.dali")]:

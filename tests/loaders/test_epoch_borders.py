@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_sets import array_set, augmented, file_set, plan
+from small_sets import array_set, augmented, configured, file_set
 
 from pipeline.contracts import Batch
 from pipeline.loaders import LOADERS
@@ -101,13 +101,13 @@ def test_a_chain_ends_with_the_last_epoch() -> None:
 
 
 def loaders(workers: int) -> list[tuple[EpochLoader, EpochLoader]]:
-    """(looks ahead, does not) on the same plan: padded crops, and windows in both loaders that have them."""
+    """(looks ahead, does not) of the same configuration: padded crops, and windows in both loaders that have them."""
     how: dict[str, Any] = {"crop": "window", "flip": True, "batch_size": 5}
     plain = LOADERS.get("torch")
     return [
         (plain(array_set(), augmented(workers=workers)), plain(array_set(), augmented())),
-        (plain(file_set(), plan(workers=workers, **how)), plain(file_set(), plan(**how))),
-        (LOADERS.get("resident")(file_set(), plan(workers=workers, **how)), plain(file_set(), plan(**how))),
+        (plain(file_set(), configured(workers=workers, **how)), plain(file_set(), configured(**how))),
+        (LOADERS.get("resident")(file_set(), configured(workers=workers, **how)), plain(file_set(), configured(**how))),
     ]
 
 

@@ -5,14 +5,14 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from small_sets import array_set, augmented, file_set, normalised, obvious_pixels, plan
+from small_sets import array_set, augmented, configured, file_set, normalised, obvious_pixels
 
 from pipeline import views
 from pipeline.contracts import Batch, InputError, Stream
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
 from pipeline.loaders.augment_ops import operated
-from pipeline.loaders.plan import Plan
+from pipeline.loaders.config import LoaderConfig
 
 BOTH = pytest.mark.parametrize("name", ["resident", "torch"])
 MIXED = {
@@ -26,7 +26,7 @@ ALL = {"strong": OPERATED["strong"], **MIXED, "auto": OPERATED["autoaugment"], "
 STREAMS = pytest.mark.parametrize("streams", [MIXED, OPERATED, ALL, {"cut": MIXED["cut"]}], ids=["m", "o", "all", "c"])
 
 
-def epoch_of(name: str, image_set: ImageSet, how: Plan, epoch: int = 0, step: int = 0) -> list[Batch]:
+def epoch_of(name: str, image_set: ImageSet, how: LoaderConfig, epoch: int = 0, step: int = 0) -> list[Batch]:
     loader = LOADERS.get(name)(image_set, how)
     loader.set_epoch(epoch, step)
     return list(loader)
@@ -48,10 +48,12 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
     )
 
 
-def own_and_partner(image_set: ImageSet, how: Plan, view: int, step: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def own_and_partner(
+    image_set: ImageSet, how: LoaderConfig, view: int, step: int
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Normalised ordinary views of a global batch and of its partners, by loops."""
-    index = views.order(how.data_seed, view, len(image_set))[step * 16 : (step + 1) * 16].tolist()
-    partner = [index[p] for p in views.partners(how.data_seed, view, step, len(index))]
+    index = views.order(how.data.seed, view, len(image_set))[step * 16 : (step + 1) * 16].tolist()
+    partner = [index[p] for p in views.partners(how.data.seed, view, step, len(index))]
     assert sorted(partner) == sorted(index)
     both = ([normalised(obvious_pixels(image_set, how, view, i)) for i in rows] for rows in (index, partner))
     return next(both), next(both)
@@ -198,9 +200,9 @@ def test_subsets_of_files_are_the_same_in_both() -> None:
 
 
 def test_windows_are_mixed_and_operated_too() -> None:
-    whole = epoch_of("torch", file_set(), plan(crop="window", flip=True, streams=ALL), 1)
+    whole = epoch_of("torch", file_set(), configured(crop="window", flip=True, streams=ALL), 1)
     plain = {}
-    for batch in epoch_of("torch", file_set(), plan(crop="window", flip=True), 1):
+    for batch in epoch_of("torch", file_set(), configured(crop="window", flip=True), 1):
         plain.update(zip(batch.index_B.tolist(), batch.image_BCHW, strict=True))
     for step, batch in enumerate(whole):
         index = batch.index_B.tolist()
@@ -233,4 +235,4 @@ def test_an_abandoned_epoch_leaves_nothing_behind(name: str) -> None:
 )
 def test_an_impossible_stream_is_refused(streams: dict[str, Stream], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        plan(streams=streams)
+        configured(streams=streams)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_sets import MEAN, STD, array_set, augmented, file_set, normalised, obvious_pixels, plan
+from small_sets import MEAN, STD, array_set, augmented, configured, file_set, normalised, obvious_pixels
 
 from pipeline import views
 from pipeline.contracts import InputError
@@ -66,7 +66,7 @@ def test_evaluation_shows_the_pixels_as_they_are(name):
 @pytest.mark.parametrize("crop, shorter", [("none", 16), ("window", 18)])
 def test_evaluation_of_files_resizes_and_takes_the_centre(name, crop, shorter):
     files = file_set()
-    loader = LOADERS.get(name)(files, plan(train=False, crop=crop, workers=0))
+    loader = LOADERS.get(name)(files, configured(train=False, crop=crop, workers=0))
     found = torch.cat([b.image_BCHW for b in loader]).numpy()
     for i, pixels in enumerate(files.images):
         height, width = pixels.shape[:2]
@@ -85,7 +85,7 @@ def test_padded_crops_of_files_are_the_same_in_both():
 
 @BOTH
 def test_windows_are_cut_before_they_are_resized(name):
-    files, how = file_set(), plan(crop="window", flip=True)
+    files, how = file_set(), configured(crop="window", flip=True)
     for batch in epoch_of(LOADERS.get(name)(files, how), 1):
         for image, index in zip(batch.image_BCHW.numpy(), batch.index_B.tolist(), strict=True):
             pixels, one = files.images[index], np.array([index])
@@ -115,7 +115,7 @@ def test_a_workers_task_can_be_pickled():
 def message_of_the_error(name, workers):
     # Not pytest.raises: it keeps the traceback; a DataLoader freed by the cycle collector waits 5 s for each worker.
     try:
-        list(LOADERS.get(name)(file_set(broken=5), plan(workers=workers)))
+        list(LOADERS.get(name)(file_set(broken=5), configured(workers=workers)))
     except InputError as error:
         return str(error)
     return None

@@ -19,7 +19,7 @@ import numpy as np
 from pipeline.datasets.image_set import FileSet
 from pipeline.datasets.path_table import PathTable
 from pipeline.loaders import LOADERS
-from pipeline.loaders.plan import Plan
+from loader_configs import loader_config
 
 root, count = Path(sys.argv[1]), int(sys.argv[2])
 folders = sorted(os.listdir(root))
@@ -30,8 +30,8 @@ images = FileSet(
     name="many", split="train", root=root, paths=PathTable.pack(groups),
     label_N=np.arange(each * len(folders)) // each, class_names=tuple(folders),
 )
-plan = Plan(batch_size=64, image_size=32, mean=(0.5,) * 3, std=(0.2,) * 3, crop="window", flip=True, workers=2)
-loader = LOADERS.get("torch")(images, plan)
+how = loader_config(batch_size=64, image_size=32, mean=(0.5,) * 3, std=(0.2,) * 3, crop="window", flip=True, workers=2)
+loader = LOADERS.get("torch")(images, how)
 
 def proportional():
     here = os.getpid()
@@ -68,7 +68,7 @@ def root(tmp_path: Path) -> Path:
 
 def most_memory(root: Path, count: int) -> int:
     """Bytes (shared pages counted once) of the trainer and two workers."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT}/tests", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURE, str(root), str(count)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return int(done.stdout)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from PIL import Image
-from small_sets import MEAN, plan
+from small_sets import MEAN, configured
 
 from pipeline import views
 from pipeline.loaders.augment_ops import apply, operated
@@ -58,19 +58,19 @@ def test_an_operation_is_torchvisions_to_the_bit(operation: Operation, size: int
 @pytest.mark.parametrize("kind", views.OP_KINDS)
 def test_a_view_is_its_operations_in_turn(kind: str) -> None:
     index = np.array([7, 70, 7, 12345])
-    how = plan()
+    how = configured()
     pixels = np.stack([np.asarray(picture) for picture in (*pictures(16), pictures(16)[0])])
     before = pixels.copy()
     made = operated(pixels, index, 5, kind, how)
     assert np.array_equal(pixels, before)
-    operation, magnitude = views.ops(how.data_seed, 5, index, kind, 16)
+    operation, magnitude = views.ops(how.data.seed, 5, index, kind, 16)
     for b in range(4):
         picture = Image.fromarray(pixels[b])
         for k in range(2):
             picture = apply(picture, int(operation[b, k]), float(magnitude[b, k]))
         expected = np.array(picture)
         if kind == "strong":
-            top, left, tall, wide = views.patches(how.data_seed, 5, index, 16)[b]
+            top, left, tall, wide = views.patches(how.data.seed, 5, index, 16)[b]
             for y in range(top, top + tall):
                 for x in range(left, left + wide):
                     expected[y, x] = [round(255 * m) for m in MEAN]

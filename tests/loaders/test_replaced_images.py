@@ -8,14 +8,14 @@ import pytest
 import torch
 from jpeg_tree import by_pillow, jpeg_set
 from PIL import Image
-from small_sets import normalised, plan
+from small_sets import configured, normalised
 
 from pipeline import views
 from pipeline.contracts import InputError
 from pipeline.datasets.image_set import FileSet
 from pipeline.datasets.replacing import ReplacingSet
 from pipeline.loaders import LOADERS
-from pipeline.loaders.plan import Plan
+from pipeline.loaders.config import LoaderConfig
 
 WAYS = pytest.mark.parametrize(
     ("name", "workers"), [("torch", 0), ("torch", 1), ("torch", 3), ("resident", 0), ("resident", 2)]
@@ -34,8 +34,8 @@ def images(tmp_path: Path) -> FileSet:
     return made
 
 
-def how(**changes: Any) -> Plan:
-    return plan(**{"crop": "window", "flip": True, "batch_size": 7, "image_size": 24, **changes})
+def how(**changes: Any) -> LoaderConfig:
+    return configured(**{"crop": "window", "flip": True, "batch_size": 7, "image_size": 24, **changes})
 
 
 def expected(images: FileSet, index: int, view: int) -> np.ndarray:

@@ -4,28 +4,28 @@ from dataclasses import replace
 
 import pytest
 import torch
+from loader_configs import loader_config
 from mini_sets import colour_set
 from torch._inductor import metrics
 
 from pipeline.engine.distributed.parallel import compile_pixels
 from pipeline.loaders import LOADERS
-from pipeline.loaders.plan import Plan
 
-PLAN = Plan(
+CONFIG = loader_config(
     batch_size=9, image_size=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3), seed=3, data_seed=4,
     rank=0, ranks=1, crop="pad", padding=2, flip=True,
 )  # fmt: skip
-PLANS = {
-    "padded": PLAN,
-    "as they are": replace(PLAN, crop="none", flip=False),
-    "plain memory": replace(PLAN, channels_last=False),
-    "a rank of two": replace(PLAN, rank=1, ranks=2),
+CONFIGS = {
+    "padded": CONFIG,
+    "as they are": CONFIG.with_data(crop="none", flip=False),
+    "plain memory": replace(CONFIG, channels_last=False),
+    "a rank of two": replace(CONFIG, rank=1, ranks=2),
 }
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_drafts_become_the_same_pixels(name: str) -> None:
-    done, undone = (LOADERS.get("resident")(colour_set(23), PLANS[name]) for _ in range(2))
+    done, undone = (LOADERS.get("resident")(colour_set(23), CONFIGS[name]) for _ in range(2))
     undone.drafts = True
     for epoch in range(2):
         for loader in (done, undone):
@@ -39,8 +39,8 @@ def test_drafts_become_the_same_pixels(name: str) -> None:
 
 
 def test_rotated_and_evaluated_images_come_finished() -> None:
-    for plan in (replace(PLAN, rotation=15.0), replace(PLAN, train=False)):
-        loader = LOADERS.get("resident")(colour_set(23), plan)
+    for how in (CONFIG.with_data(rotation=15.0), replace(CONFIG, train=False)):
+        loader = LOADERS.get("resident")(colour_set(23), how)
         loader.drafts = True
         assert all(batch.info.make is None and batch.image_BCHW.numel() for batch in loader)
 
@@ -48,7 +48,7 @@ def test_rotated_and_evaluated_images_come_finished() -> None:
 @pytest.mark.slow
 def test_gather_window_mirror_and_normalise_are_one_kernel() -> None:
     """Compiled by inductor, with the bits of the plain pixels."""
-    loader = LOADERS.get("resident")(colour_set(23), PLAN)
+    loader = LOADERS.get("resident")(colour_set(23), CONFIG)
     loader.drafts = True
     batch = next(iter(loader))
     torch._dynamo.reset()
@@ -61,7 +61,7 @@ def test_gather_window_mirror_and_normalise_are_one_kernel() -> None:
 
 def test_the_next_epoch_is_laid_out_while_this_one_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """Order and crops: half a tenth of a second at 50,000 images, in which nothing would run between epochs."""
-    ahead, alone = (LOADERS.get("resident")(colour_set(23), PLAN) for _ in range(2))
+    ahead, alone = (LOADERS.get("resident")(colour_set(23), CONFIG) for _ in range(2))
     batches = iter(ahead)
     next(batches)
     ready = ahead._ahead[1].result().todo

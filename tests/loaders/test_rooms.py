@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,9 +84,9 @@ def test_a_worker_keeps_nothing_of_tasks_without_a_number() -> None:
 @pytest.mark.parametrize("workers", [1, 2])
 def test_batches_of_workers_stay_what_they_were(workers: int) -> None:
     """Kept until the end, over more batches than a worker has room for."""
-    images, plan = array_set(n=150), augmented(batch_size=8)
-    alone = LOADERS.get("torch")(images, plan)
-    loader = LOADERS.get("torch")(images, replace(plan, workers=workers))
+    images, how = array_set(n=150), augmented(batch_size=8)
+    alone = LOADERS.get("torch")(images, how)
+    loader = LOADERS.get("torch")(images, how.with_data(workers=workers))
     kept = [batch.image_BCHW for _ in range(2) for batch in loader]
     expected = [batch.image_BCHW.clone() for _ in range(2) for batch in alone]
     assert len(kept) == 38 and all(torch.equal(a, b) for a, b in zip(kept, expected, strict=True))

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from jpeg_tree import by_pillow, jpeg_set, scene
-from small_sets import normalised, plan
+from small_sets import configured, normalised
 
 from pipeline import views
 from pipeline.contracts import Batch, InputError, Stream
 from pipeline.datasets.image_set import FileSet
 from pipeline.loaders import LOADERS
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.cpu_batches import HostBatches, Task
-from pipeline.loaders.plan import Plan
 from pipeline.loaders.resident import packed_set
 
 BOTH = pytest.mark.parametrize("name", ["resident", "torch"])
@@ -25,11 +25,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> FileSet:
     return jpeg_set(tmp_path_factory.mktemp("jpegs"))
 
 
-def windows(**changes: Any) -> Plan:
-    return plan(**{"crop": "window", "flip": True, "batch_size": 12, "image_size": 32, **changes})
+def windows(**changes: Any) -> LoaderConfig:
+    return configured(**{"crop": "window", "flip": True, "batch_size": 12, "image_size": 32, **changes})
 
 
-def epoch_of(name: str, images: FileSet, how: Plan, epoch: int = 0, step: int = 0) -> list[Batch]:
+def epoch_of(name: str, images: FileSet, how: LoaderConfig, epoch: int = 0, step: int = 0) -> list[Batch]:
     loader = LOADERS.get(name)(images, how)
     loader.set_epoch(epoch, step)
     return list(loader)
@@ -99,7 +99,7 @@ def test_growing_images_have_the_size_of_their_epoch(name: str, images: FileSet)
         "pasted": Stream(kind="cutmix"),
         "auto": Stream(kind="autoaugment"),
     }
-    how = windows(image_size=128, ramp=(64, 0, 2), streams=streams, workers=1)
+    how = windows(image_size=128, min_image_size=64, grow_epochs=(1, 3), streams=streams, workers=1)
     loader = LOADERS.get(name)(images, how)
     for epoch, size in enumerate((64, 96, 128)):
         for batch in loader:
@@ -113,7 +113,7 @@ def test_growing_images_have_the_size_of_their_epoch(name: str, images: FileSet)
     assert shown == {(128, 128)}
 
 
-def fast_difference(images: FileSet, how: Plan, size: int) -> np.ndarray:
+def fast_difference(images: FileSet, how: LoaderConfig, size: int) -> np.ndarray:
     """|fast - Pillow| of every image, [N, size, size, 3]."""
     index_N = np.arange(len(images))
     fast = HostBatches(images, how).pixels(Task(1, index_N)).numpy().astype(int)
@@ -131,7 +131,7 @@ def test_fast_windows_of_large_images_are_decoded_smaller(tmp_path: Path) -> Non
     assert 0.1 < difference.mean() < 1.5 and difference.mean(axis=(1, 2, 3)).max() < 3
 
 
-def test_the_plan_names_its_pixels(images: FileSet) -> None:
+def test_the_configuration_names_its_pixels(images: FileSet) -> None:
     names = {decode: LOADERS.get("torch")(images, windows(decode=decode)).pixels for decode in ("exact", "fast")}
     assert names == {"exact": "exact", "fast": "fast"}
     # Fast decoding is of windows: without them both are the same, and so are their caches.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import small_tree
 import torch
+from loader_configs import loader_config
 from mini_sets import colour_set
 from PIL import Image
 
@@ -17,7 +18,6 @@ from pipeline.contracts import InputError
 from pipeline.datasets import DATASETS, FileSet
 from pipeline.deployment.inference import count_flops
 from pipeline.engine.distributed.parallel import World
-from pipeline.loaders.plan import Plan
 from pipeline.measure import candidates, decode, device, loops
 from pipeline.measure.keys import BenchmarkConfig, with_defaults
 from pipeline.measure.material import part_of
@@ -96,7 +96,7 @@ def test_a_round_leaves_out_what_lay_ready() -> None:
 
 
 def test_streams_go_over_the_borders_of_epochs() -> None:
-    plan = Plan(batch_size=3, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)  # type: ignore[arg-type]
+    plan = loader_config(batch_size=3, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
     loader = candidates.LOADERS.get("torch")(colour_set(7), plan)
     assert list(itertools.islice(of_loader(loader, 2), 5)) == [(1, True), (3, True), (3, False), (1, False), (3, True)]
     assert list(itertools.islice(of_batches(lambda: [1, 2], int), 5)) == [
@@ -144,7 +144,7 @@ def test_a_part_of_a_set_is_spread_over_it(tmp_path: Path) -> None:
 
 
 def test_large_sets_are_not_made_resident(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan(batch_size=3, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)  # type: ignore[arg-type]
+    plan = loader_config(batch_size=3, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
     resident = candidates.candidates()["resident"]
     assert candidates.obstacle(resident, colour_set(7), plan) is None
     monkeypatch.setattr(candidates, "_free_memory", lambda device: 7 * 16 * 16 * 3)

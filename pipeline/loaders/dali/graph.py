@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from pipeline import views
 from pipeline.contracts import InputError
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.dali.request import Ask, fitted
-from pipeline.loaders.plan import Plan
 
 MISSING = "data.loader=dali needs NVIDIA DALI: `make loaders` installs it, and so does the extra [dali]"
 
@@ -41,11 +41,11 @@ def require_dali() -> Any:
 class Decoder:
     """A pipeline that is handed one batch at a time: at most `depth` may be under way."""
 
-    def __init__(self, graph: Graph, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, graph: Graph, config: LoaderConfig) -> None:
+        self._config = config
         self._given: list[tuple[Any, ...]] = []
-        self._fields = _fields(graph, plan)
-        self._pipe = _pipeline(graph, plan, self._fields, self._next)
+        self._fields = _fields(graph, config)
+        self._pipe = _pipeline(graph, config, self._fields, self._next)
 
     def _next(self) -> tuple[Any, ...]:
         if not self._given:
@@ -54,7 +54,7 @@ class Decoder:
 
     def begin(self, ask: Ask) -> None:
         """Hands the batch over; its data must live until `outputs` has returned it: DALI makes no copy."""
-        self._given.append(tuple(field(self._plan, ask) for field in self._fields.values()))
+        self._given.append(tuple(field(self._config, ask) for field in self._fields.values()))
         # A pipeline prefetches on its own until its source has ended: it is told that after each batch.
         self._pipe.reset()
         self._pipe.schedule_run()
@@ -69,15 +69,15 @@ def _int32(array: NDArray[np.int64] | NDArray[np.bool_]) -> NDArray[np.int32]:
     return np.ascontiguousarray(array, dtype=np.int32)
 
 
-def _shift(plan: Plan, ask: Ask) -> NDArray[np.int32]:
+def _shift(config: LoaderConfig, ask: Ask) -> NDArray[np.int32]:
     """Where the padded crop begins, counted from the corner of the image without its border."""
-    top_B, left_B = views.crop_offsets(plan.data_seed, ask.view, ask.index_B, plan.border)
-    return _int32(np.stack([np.asarray(top_B), np.asarray(left_B)], axis=1) - plan.border)
+    top_B, left_B = views.crop_offsets(config.data.seed, ask.view, ask.index_B, config.border)
+    return _int32(np.stack([np.asarray(top_B), np.asarray(left_B)], axis=1) - config.border)
 
 
-def _fields(graph: Graph, plan: Plan) -> dict[str, Callable[[Plan, Ask], Any]]:
+def _fields(graph: Graph, config: LoaderConfig) -> dict[str, Callable[[LoaderConfig, Ask], Any]]:
     """The inputs of the pipeline: DALI warns of one that is not used."""
-    fields: dict[str, Callable[[Plan, Ask], Any]] = {
+    fields: dict[str, Callable[[LoaderConfig, Ask], Any]] = {
         "data": lambda _, ask: ask.data,
         "start": lambda _, ask: _int32(ask.region_B4[:, :2]),
         "shape": lambda _, ask: _int32(ask.region_B4[:, 2:]),
@@ -85,14 +85,14 @@ def _fields(graph: Graph, plan: Plan) -> dict[str, Callable[[Plan, Ask], Any]]:
     if not graph.finish:
         return fields
     fields["flip"] = lambda _, ask: _int32(ask.flip_B)
-    if plan.windows:
+    if config.windows:
         return fields | {"size": lambda _, ask: np.full((len(ask.index_B), 2), ask.size, np.float32)}
-    fields["size"] = lambda plan, ask: fitted(plan, ask)[0].astype(np.float32)
-    fields["corner"] = lambda plan, ask: _int32(fitted(plan, ask)[1])
-    return fields | ({"shift": _shift} if plan.border else {})
+    fields["size"] = lambda config, ask: fitted(config, ask)[0].astype(np.float32)
+    fields["corner"] = lambda config, ask: _int32(fitted(config, ask)[1])
+    return fields | ({"shift": _shift} if config.border else {})
 
 
-def _pipeline(graph: Graph, plan: Plan, names: dict[str, Any], source: Callable[[], tuple[Any, ...]]) -> Any:
+def _pipeline(graph: Graph, config: LoaderConfig, names: dict[str, Any], source: Callable[[], tuple[Any, ...]]) -> Any:
     dali = require_dali()
     fn, types = dali.fn, dali.types
     kinds = {"data": types.UINT8, "size": types.FLOAT}
@@ -111,12 +111,12 @@ def _pipeline(graph: Graph, plan: Plan, names: dict[str, Any], source: Callable[
             ndim=[0 if name == "flip" else 1 for name in names],
             no_copy=True,
         )
-        pipe.set_outputs(_images(dali, graph, plan, dict(zip(names, inputs, strict=True))))
+        pipe.set_outputs(_images(dali, graph, config, dict(zip(names, inputs, strict=True))))
     pipe.build()
     return pipe
 
 
-def _images(dali: Any, graph: Graph, plan: Plan, given: dict[str, Any]) -> Any:
+def _images(dali: Any, graph: Graph, config: LoaderConfig, given: dict[str, Any]) -> Any:
     fn, types = dali.fn, dali.types
     image = fn.decoders.image_slice(
         given["data"],
@@ -131,7 +131,7 @@ def _images(dali: Any, graph: Graph, plan: Plan, given: dict[str, Any]) -> Any:
     if not graph.finish:
         return image
     image = fn.resize(image, size=given["size"], interp_type=types.INTERP_LINEAR, antialias=True)
-    square = {"shape": [plan.image_size, plan.image_size], "axes": [0, 1]}
+    square = {"shape": [config.image_size, config.image_size], "axes": [0, 1]}
     if "corner" in given:
         image = fn.slice(image, start=given["corner"], **square)
     if "shift" in given:

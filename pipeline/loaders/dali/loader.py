@@ -13,12 +13,12 @@ from pipeline.contracts import InputError
 from pipeline.datasets.image_set import FileSet, ImageSet
 from pipeline.loaders import LOADERS
 from pipeline.loaders.base import EpochLoader, Reads
+from pipeline.loaders.config import PAIR_KINDS, LoaderConfig
 from pipeline.loaders.dali.graph import Decoder, Graph, require_dali
 from pipeline.loaders.dali.pipeline_queue import Line, Queue
 from pipeline.loaders.dali.postprocess import Copy, Finish, moved
 from pipeline.loaders.dali.request import Ask, ask_for
 from pipeline.loaders.extra_views import Read
-from pipeline.loaders.plan import PAIR_KINDS, Plan
 
 
 class Flow:
@@ -54,7 +54,7 @@ def _number(device: torch.device) -> int:
 
 @LOADERS.register("dali")
 class DaliLoader(EpochLoader):
-    """plan.workers of DALI's threads (one where it is 0). docs/loader_dali.md tells what runs where.
+    """data.workers of DALI's threads (one where it is 0). docs/loader_dali.md tells what runs where.
 
     decoder: `cpu`, `mixed` (on the GPU) or `auto` (mixed where the device is one, unless views by operations are
     wanted, which are made on the host). hw_decoder_load: share of the images for the GPU's JPEG engine. prefetch:
@@ -70,22 +70,22 @@ class DaliLoader(EpochLoader):
     def __init__(
         self,
         image_set: ImageSet,
-        plan: Plan,
+        config: LoaderConfig,
         decoder: str = "auto",
         hw_decoder_load: float = 0.65,
         prefetch: int = 2,
         resize: str = "quick",
     ) -> None:
-        super().__init__(image_set, plan)
+        super().__init__(image_set, config)
         if not isinstance(image_set, FileSet):
             raise InputError(f"data.loader=dali decodes files, and {image_set.name} lies in memory: use resident")
-        if plan.degrees:
+        if config.degrees:
             raise InputError("the dali loader cannot rotate images (data.rotation): use data.loader=torch")
         require_dali()
         self._files: FileSet = image_set
         self._resize = resize
-        self._device = torch.device(plan.device)
-        operated = [stream.kind for stream in plan.drawn_by(views.OP_KINDS).values()]
+        self._device = torch.device(config.device)
+        operated = [stream.kind for stream in config.drawn_by(views.OP_KINDS).values()]
         mixed = self._on_gpu(decoder, bool(operated))
         whole = mixed or resize == "dali"
         if operated and whole:
@@ -93,20 +93,20 @@ class DaliLoader(EpochLoader):
                 "views by operations are made on the host: use data.dali.decoder=cpu and data.dali.resize=quick"
             )
         where = self._device if mixed else torch.device("cpu")
-        self._made: Callable[[Ask, Any], Tensor] = Copy(where) if whole else Finish(plan, operated, resize == "quick")
+        self._made: Callable[[Ask, Any], Tensor] = Copy(where) if whole else Finish(config, operated, resize == "quick")
         self._graph = Graph(
             rows=self._most_rows(),
-            threads=max(1, plan.workers),
+            threads=max(1, config.data.workers),
             depth=prefetch,
             finish=whole,
             device_id=_number(self._device) if mixed else None,
             hw_decoder_load=hw_decoder_load,
         )
         self._undecodable: set[int] = set()
-        self._line = Line(lambda: Decoder(self._graph, self.plan), prefetch, self._repaired)
+        self._line = Line(lambda: Decoder(self._graph, self.config), prefetch, self._repaired)
         self._batches_ahead = 2 * prefetch
         self._flow: Flow | None = None
-        self._readers = ThreadPoolExecutor(max(1, plan.workers))
+        self._readers = ThreadPoolExecutor(max(1, config.data.workers))
         self._owner = ThreadPoolExecutor(1)  # of the pipeline
 
     def _on_gpu(self, decoder: str, operated: bool) -> bool:
@@ -118,13 +118,13 @@ class DaliLoader(EpochLoader):
     def _most_rows(self) -> int:
         """Images of the largest batch, with those whose partners other ranks have."""
         rows = max((span.stop - span.start for span in self._spans), default=1)
-        return rows * (1 + len(self.plan.drawn_by(PAIR_KINDS)) * (self.plan.ranks > 1))
+        return rows * (1 + len(self.config.drawn_by(PAIR_KINDS)) * (self.config.ranks > 1))
 
     @property
     def pixels(self) -> str:
         if self._graph.finish:
             return "dali" if self._graph.device_id is None else "dali-gpu"
-        return "dali-quick" if self._resize == "quick" and self.plan.windows else "exact"
+        return "dali-quick" if self._resize == "quick" and self.config.windows else "exact"
 
     def _pixels(self, todo: Reads) -> Iterator[Tensor]:
         flow = self._flow_of(todo)
@@ -155,7 +155,7 @@ class DaliLoader(EpochLoader):
             if coming is None:
                 return
             todo, read = coming
-            flow.queue.append(self._readers.submit(ask_for, self._files, self.plan, todo, read, self._undecodable))
+            flow.queue.append(self._readers.submit(ask_for, self._files, self.config, todo, read, self._undecodable))
             flow.waiting.append(self._owner.submit(self._line.take, flow.queue, self._made))
 
     def _repaired(self, ask: Ask, rows: list[int]) -> Ask:
@@ -163,4 +163,4 @@ class DaliLoader(EpochLoader):
         self._undecodable.update(ask.index_B[rows].tolist())
         todo = Reads(0, 0, ask.view, ask.size, ask.index_B, ())
         read = Read(0, len(ask.index_B), ask.own)
-        return ask_for(self._files, self.plan, todo, read, self._undecodable)
+        return ask_for(self._files, self.config, todo, read, self._undecodable)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pipeline import views
 from pipeline.loaders.augment_ops import operated
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.dali.request import Ask
 from pipeline.loaders.pixels import cut, cut_quickly, fit
-from pipeline.loaders.plan import Plan
 
 CHUNK = 8  # images per task of a thread
 
@@ -26,12 +26,12 @@ class Finish:
     by Pillow: evaluation is exact.
     """
 
-    def __init__(self, plan: Plan, operated_kinds: Sequence[str], quick: bool) -> None:
-        self._plan = plan
+    def __init__(self, config: LoaderConfig, operated_kinds: Sequence[str], quick: bool) -> None:
+        self._config = config
         self._kinds = operated_kinds
-        self._pinned = torch.device(plan.device).type == "cuda"
+        self._pinned = torch.device(config.device).type == "cuda"
         self._cut = cut_quickly if quick else cut
-        self._threads = ThreadPoolExecutor(max(1, plan.workers))
+        self._threads = ThreadPoolExecutor(max(1, config.data.workers))
 
     def __call__(self, ask: Ask, images: Any) -> Tensor:
         """images: a TensorListCPU of decoded regions. uint8 [B + views by operations, S, S, 3]."""
@@ -40,9 +40,9 @@ class Finish:
         made = pixels_BHWC.numpy()
         region = [np.asarray(images.at(b)) for b in range(rows)]
         top_B, left_B = np.zeros((2, rows), np.int64)
-        if self._plan.border:
+        if self._config.border:
             top_B, left_B = map(
-                np.asarray, views.crop_offsets(self._plan.data_seed, ask.view, ask.index_B, self._plan.border)
+                np.asarray, views.crop_offsets(self._config.data.seed, ask.view, ask.index_B, self._config.border)
             )
 
         def work(start: int) -> None:
@@ -52,7 +52,7 @@ class Finish:
             own = slice(start, min(stop, ask.own))
             for k, kind in enumerate(self._kinds if own.start < own.stop else ()):
                 at = rows + k * ask.own
-                views_BHWC = operated(made[own], ask.index_B[own], ask.view, kind, self._plan)
+                views_BHWC = operated(made[own], ask.index_B[own], ask.view, kind, self._config)
                 made[at + own.start : at + own.stop] = views_BHWC
 
         list(self._threads.map(work, range(0, rows, CHUNK)))
@@ -67,11 +67,11 @@ class Finish:
     def _shown(
         self, pixels_HWC: NDArray[np.uint8], size: int, top: int, left: int, mirrored: bool
     ) -> NDArray[np.uint8]:
-        plan = self._plan
-        if plan.windows:
+        config = self._config
+        if config.windows:
             whole = np.array([0, 0, *pixels_HWC.shape[:2]])
             return self._cut(pixels_HWC, whole, size, mirrored)
-        pixels_HWC, border = fit(pixels_HWC, plan.shorter_side, size), plan.border
+        pixels_HWC, border = fit(pixels_HWC, config.shorter_side, size), config.border
         if border:
             padded = np.pad(pixels_HWC, ((border, border), (border, border), (0, 0)))
             pixels_HWC = padded[top : top + size, left : left + size]

@@ -13,8 +13,8 @@ from pipeline import views
 from pipeline.datasets.decode import jpeg_size
 from pipeline.datasets.image_set import FileSet
 from pipeline.loaders.base import Reads
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.extra_views import Read
-from pipeline.loaders.plan import Plan
 
 Bytes = NDArray[np.uint8]
 
@@ -41,18 +41,20 @@ class Ask(NamedTuple):
         )
 
 
-def ask_for(image_set: FileSet, plan: Plan, todo: Reads, read: Read, undecodable: Collection[int] = ()) -> Ask:
+def ask_for(
+    image_set: FileSet, config: LoaderConfig, todo: Reads, read: Read, undecodable: Collection[int] = ()
+) -> Ask:
     """Reads the files. Images in `undecodable` are decoded by the set. Raises InputError where one cannot be read."""
     index_B = todo.index_M[read.start : read.stop]
     found = [_encoded(image_set, i, i in undecodable) for i in index_B.tolist()]
     size_B2 = np.array([size for _, size in found], dtype=np.int64)
     flip_B = np.zeros(len(index_B), bool)
-    if plan.mirrors:
-        flip_B = np.asarray(views.flips(plan.data_seed, todo.view, index_B))
-    if plan.windows:
+    if config.mirrors:
+        flip_B = np.asarray(views.flips(config.data.seed, todo.view, index_B))
+    if config.windows:
         height_B, width_B = size_B2.T
         region_B4 = views.resized_crop_windows(
-            plan.data_seed, todo.view, index_B, height_B, width_B, plan.scale, plan.ratio
+            config.data.seed, todo.view, index_B, height_B, width_B, config.data.scale, config.data.ratio
         )
     else:
         region_B4 = np.concatenate([np.zeros_like(size_B2), size_B2], axis=1)
@@ -85,11 +87,11 @@ def _size(data: bytes) -> tuple[int, int] | None:
         return None
 
 
-def fitted(plan: Plan, ask: Ask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def fitted(config: LoaderConfig, ask: Ask) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(size_B2, corner_B2): (height, width) to resize whole images to, and where the centre of ask.size begins.
 
     The numbers of pixels.fit, for those who resize elsewhere.
     """
     size_B2 = ask.region_B4[:, 2:]
-    size_B2 = plan.shorter_side * size_B2 // size_B2.min(axis=1, keepdims=True)
+    size_B2 = config.shorter_side * size_B2 // size_B2.min(axis=1, keepdims=True)
     return size_B2, np.rint((size_B2 - ask.size) / 2).astype(np.int64)

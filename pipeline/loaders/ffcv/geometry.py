@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import views
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.ffcv.file import RAW, Beton
-from pipeline.loaders.plan import Plan
 
 
 class Column(IntEnum):
@@ -35,7 +35,7 @@ class Column(IntEnum):
     MIRROR = 15
 
 
-def geometry(beton: Beton, plan: Plan, view: int, index_B: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def geometry(beton: Beton, config: LoaderConfig, view: int, index_B: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Rows int64 [B, 16] for the samples index_B. size: pixels of a side of what is shown."""
     row = np.zeros((len(index_B), len(Column)), dtype=np.int64)
     row[:, Column.POINTER] = beton.pointer_N[index_B]
@@ -44,29 +44,31 @@ def geometry(beton: Beton, plan: Plan, view: int, index_B: NDArray[np.int64], si
     row[:, Column.HEIGHT] = beton.height_N[index_B]
     row[:, Column.WIDTH] = beton.width_N[index_B]
     source = beton.source_height_N[index_B], beton.source_width_N[index_B]
-    if plan.windows:
-        _windows(row, plan, view, index_B, *source)
+    if config.windows:
+        _windows(row, config, view, index_B, *source)
         row[:, Column.FRAME_TALL] = row[:, Column.FRAME_WIDE] = size
     else:
-        _fit(row, plan.shorter_side, size, *source)
-    if plan.border:
-        top_B, left_B = views.crop_offsets(plan.data_seed, view, index_B, plan.border)
-        row[:, Column.MOVE_DOWN], row[:, Column.MOVE_RIGHT] = top_B - plan.border, left_B - plan.border
-    if plan.mirrors:
-        row[:, Column.MIRROR] = np.asarray(views.flips(plan.data_seed, view, index_B))
+        _fit(row, config.shorter_side, size, *source)
+    if config.border:
+        top_B, left_B = views.crop_offsets(config.data.seed, view, index_B, config.border)
+        row[:, Column.MOVE_DOWN], row[:, Column.MOVE_RIGHT] = top_B - config.border, left_B - config.border
+    if config.mirrors:
+        row[:, Column.MIRROR] = np.asarray(views.flips(config.data.seed, view, index_B))
     return row
 
 
 def _windows(
     row: NDArray[np.int64],
-    plan: Plan,
+    config: LoaderConfig,
     view: int,
     index_B: NDArray[np.int64],
     height_B: NDArray[np.int64],
     width_B: NDArray[np.int64],
 ) -> None:
     """Windows of the source images, scaled to the stored ones: the same part whatever the file's max_resolution."""
-    window_B4 = views.resized_crop_windows(plan.data_seed, view, index_B, height_B, width_B, plan.scale, plan.ratio)
+    window_B4 = views.resized_crop_windows(
+        config.data.seed, view, index_B, height_B, width_B, config.data.scale, config.data.ratio
+    )
     top_B, left_B, tall_B, wide_B = window_B4.T
     row[:, Column.TOP], row[:, Column.TALL] = _scaled(top_B, tall_B, height_B, row[:, Column.HEIGHT])
     row[:, Column.LEFT], row[:, Column.WIDE] = _scaled(left_B, wide_B, width_B, row[:, Column.WIDTH])

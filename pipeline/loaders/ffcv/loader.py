@@ -23,11 +23,11 @@ from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
 from pipeline.loaders.augment_ops import operated
 from pipeline.loaders.base import EpochLoader, Reads
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.cpu_batches import Task
 from pipeline.loaders.epoch_stream import Chain
 from pipeline.loaders.ffcv.file import open_beton
 from pipeline.loaders.ffcv.geometry import geometry
-from pipeline.loaders.plan import Plan
 
 CHUNK = 16  # images per task: small enough to share a batch among threads, large against the cost of a task (70 us)
 
@@ -50,7 +50,7 @@ class Started(NamedTuple):
 
 @LOADERS.register("ffcv")
 class BetonLoader(EpochLoader):
-    """plan.workers threads (one where it is 0); the batches of the next epoch follow without a gap.
+    """data.workers threads (one where it is 0); the batches of the next epoch follow without a gap.
 
     train, test: the .beton files of the two splits. cache: `os` maps them, `memory` reads them. Raises InputError for a
     missing, damaged or foreign file, without FFCV, and for rotation.
@@ -62,14 +62,14 @@ class BetonLoader(EpochLoader):
     def __init__(
         self,
         image_set: ImageSet,
-        plan: Plan,
+        config: LoaderConfig,
         train: str | None = None,
         test: str | None = None,
         cache: str = "os",
         batches_ahead: int = 3,
     ) -> None:
-        super().__init__(image_set, plan)
-        if plan.degrees:
+        super().__init__(image_set, config)
+        if config.degrees:
             raise InputError("the ffcv loader cannot rotate images (data.rotation): use data.loader=torch")
         path = {"train": train, "test": test}[image_set.split]
         if path is None:
@@ -80,9 +80,9 @@ class BetonLoader(EpochLoader):
         from pipeline.loaders.ffcv import decoder  # needs FFCV and numba
 
         self._decoder: Any = decoder
-        self._device = torch.device(plan.device)
-        self._operated = [stream.kind for stream in plan.drawn_by(views.OP_KINDS).values()]
-        self._threads = ThreadPoolExecutor(max(1, plan.workers))
+        self._device = torch.device(config.device)
+        self._operated = [stream.kind for stream in config.drawn_by(views.OP_KINDS).values()]
+        self._threads = ThreadPoolExecutor(max(1, config.data.workers))
         self._planner = ThreadPoolExecutor(1)
         self._batches_ahead = batches_ahead
         self._own = threading.local()
@@ -113,7 +113,7 @@ class BetonLoader(EpochLoader):
         """Draws the batch and hands its parts to the threads."""
         rows = len(task.index_B)
         own = rows if task.own is None else task.own
-        size = task.size or self.plan.image_size
+        size = task.size or self.config.image_size
         shape = (rows + len(self._operated) * own, size, size, 3)
         # On the host NumPy's memory, which comes in huge pages.
         pixels_BHWC = (
@@ -121,7 +121,7 @@ class BetonLoader(EpochLoader):
             if self._device.type == "cuda"
             else torch.from_numpy(np.empty(shape, dtype=np.uint8))
         )
-        row_B16 = geometry(self._beton, self.plan, task.view, task.index_B, size)
+        row_B16 = geometry(self._beton, self.config, task.view, task.index_B, size)
         parts = []
         for start in range(0, rows, CHUNK):
             chunk = slice(start, start + CHUNK)
@@ -145,7 +145,7 @@ class BetonLoader(EpochLoader):
         mine = max(0, min(stop, own) - part.start)  # those that the views are made of
         for k, kind in enumerate(self._operated if mine else ()):
             at = rows + k * own + part.start
-            pixels_BHWC[at : at + mine] = operated(image_BHWC[:mine], part.index_B[:mine], part.view, kind, self.plan)
+            pixels_BHWC[at : at + mine] = operated(image_BHWC[:mine], part.index_B[:mine], part.view, kind, self.config)
 
     def _check_sums(self, index_B: NDArray[np.int64]) -> None:
         """Sums of what is read, each time: 0.03 ms for an image of 110 kB, of about 2 ms that it takes."""

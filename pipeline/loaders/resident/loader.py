@@ -9,7 +9,6 @@ fastest alternative, a gather of row windows out of a second, mirrored copy of t
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,12 +19,12 @@ from pipeline.contracts import Draft
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders import LOADERS
 from pipeline.loaders.base import Epoch, EpochLoader, Reads
+from pipeline.loaders.config import LoaderConfig
 from pipeline.loaders.cpu_batches import Task
 from pipeline.loaders.epoch_stream import Chain
 from pipeline.loaders.pixels import fit
-from pipeline.loaders.plan import Plan
 from pipeline.loaders.resident.packed_set import pack
-from pipeline.loaders.thread_prefetch import MadeAhead, fitted, without_resize
+from pipeline.loaders.thread_prefetch import MadeAhead, fitted
 
 BLOCK = 256  # images copied to the device at a time
 
@@ -36,17 +35,17 @@ class ResidentLoader(EpochLoader):
 
     looks_ahead = True
 
-    def __init__(self, image_set: ImageSet, plan: Plan) -> None:
-        super().__init__(image_set, plan)
-        self._device = torch.device(plan.device)
+    def __init__(self, image_set: ImageSet, config: LoaderConfig) -> None:
+        super().__init__(image_set, config)
+        self._device = torch.device(config.device)
         self._crops: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}  # by epoch and first step, made ahead
-        if plan.windows:
-            packed = pack(image_set, self.index_N, plan.workers)
-            self._windows = MadeAhead(packed, replace(plan, decode="exact"))
+        if config.windows:
+            packed = pack(image_set, self.index_N, config.data.workers)
+            self._windows = MadeAhead(packed, config.with_data(decode="exact"))
             self._chain: Chain[Tensor] = Chain(self.following)
             return
-        size = plan.image_size
-        self._wide = size + 2 * plan.border
+        size = config.image_size
+        self._wide = size + 2 * config.border
         self._pixel_P3 = self._load()
         self._index_N = torch.from_numpy(self.index_N).to(self._device)
         self._at_S = torch.arange(size, device=self._device)
@@ -54,7 +53,7 @@ class ResidentLoader(EpochLoader):
         self._rows_S = self._at_S * self._wide
         self._columns_2S = torch.stack([self._at_S, self._at_S.flip(0)])
         self._byte_Q3 = self._normalise.table()
-        self._operated = self._operated_ahead() if plan.drawn_by(views.OP_KINDS) else None
+        self._operated = self._operated_ahead() if config.drawn_by(views.OP_KINDS) else None
 
     @property
     def pixels(self) -> str:
@@ -62,35 +61,35 @@ class ResidentLoader(EpochLoader):
 
     def _inner(self, pixel_P3: Tensor) -> Tensor:
         """The images without their border, [N, S, S, 3], where they lie."""
-        wide, border = self._wide, self.plan.border
+        wide, border = self._wide, self.config.border
         return pixel_P3[:-1].view(-1, wide, wide, 3)[:, border : wide - border, border : wide - border]
 
     def _operated_ahead(self) -> MadeAhead:
         # A second copy in the host's memory where the device is another.
         images = fitted(self.image_set, self.index_N, self._inner(self._pixel_P3).cpu())
-        return MadeAhead(images, without_resize(self.plan))
+        return MadeAhead(images, self.config.with_data(resize=None))
 
     def _load(self) -> Tensor:
         """All pixels with their border, uint8 [N * wide * wide + 1, 3]; the last one is 0, for what lies outside."""
-        plan, wide = self.plan, self._wide
+        config, wide = self.config, self._wide
         pixel_P3 = torch.zeros(len(self.index_N) * wide * wide + 1, 3, dtype=torch.uint8, device=self._device)
         inner = self._inner(pixel_P3)
 
         def place(start: int) -> None:
             block = self.index_N[start : start + BLOCK].tolist()
-            images = [fit(self.image_set.read(i), plan.shorter_side, plan.image_size) for i in block]
+            images = [fit(self.image_set.read(i), config.shorter_side, config.image_size) for i in block]
             inner[start : start + BLOCK] = torch.from_numpy(np.stack(images)).to(self._device)
 
-        with ThreadPoolExecutor(max(1, plan.workers)) as pool:
+        with ThreadPoolExecutor(max(1, config.data.workers)) as pool:
             for _ in pool.map(place, range(0, len(self.index_N), BLOCK)):
                 pass
         return pixel_P3
 
     def _pixels(self, todo: Reads) -> Iterator[Tensor | Draft]:
-        plan = self.plan
-        if self.drafts and plan.train and not (plan.windows or plan.degrees or plan.streams):
+        config = self.config
+        if self.drafts and config.train and not (config.windows or config.degrees or config.streams):
             return self._drafts(todo)
-        if self.plan.windows:
+        if self.config.windows:
             made = self._chain.batches(todo, self._windows)
             return (pixels_BHWC.to(self._device, non_blocking=True) for pixels_BHWC in made)
         plain = self._plain(todo)
@@ -107,7 +106,7 @@ class ResidentLoader(EpochLoader):
 
     def _prepare(self, epoch: int, first: int = 0) -> Epoch:
         ready = super()._prepare(epoch, first)
-        if not self.plan.windows:
+        if not self.config.windows:
             self._crops[epoch, first] = self._corners(ready.todo)
         return ready
 
@@ -120,16 +119,16 @@ class ResidentLoader(EpochLoader):
 
     def _corners(self, todo: Reads) -> tuple[Tensor, Tensor]:
         """(position of the first pixel of each crop, 1 where it is mirrored), of the epoch."""
-        plan, view = self.plan, todo.view
+        config, view = self.config, todo.view
         index_M = torch.from_numpy(todo.index_M).to(self._device)
         row = torch.searchsorted(self._index_N, index_M)
         corner_M = row * self._wide**2
         mirror_M = torch.zeros_like(row)
-        if plan.border:
-            top_M, left_M = views.crop_offsets(plan.data_seed, view, index_M, plan.border)
+        if config.border:
+            top_M, left_M = views.crop_offsets(config.data.seed, view, index_M, config.border)
             corner_M += top_M * self._wide + left_M
-        if plan.mirrors:
-            mirror_M = torch.as_tensor(views.flips(plan.data_seed, view, index_M)).long()
+        if config.mirrors:
+            mirror_M = torch.as_tensor(views.flips(config.data.seed, view, index_M)).long()
         return corner_M, mirror_M
 
     def _drafts(self, todo: Reads) -> Iterator[Draft]:
@@ -144,7 +143,7 @@ class ResidentLoader(EpochLoader):
         position_BSS = row_BS[:, :, None] + self._columns_2S[mirror_B][:, None, :]
         byte_BSS3 = self._pixel_P3[position_BSS].long()
         image_BCHW = self._byte_Q3[byte_BSS3, self._channel_3].permute(0, 3, 1, 2)
-        return image_BCHW if self.plan.channels_last else image_BCHW.contiguous()
+        return image_BCHW if self.config.channels_last else image_BCHW.contiguous()
 
     def _plain(self, todo: Reads) -> Iterator[Tensor]:
         corner_M, mirror_M = self._crops_of(todo)
@@ -155,11 +154,11 @@ class ResidentLoader(EpochLoader):
 
     def _matrices(self, todo: Reads) -> Tensor | None:
         """Rotations of the epoch, computed on the host."""
-        plan = self.plan
-        if not plan.degrees:
+        config = self.config
+        if not config.degrees:
             return None
-        angle_M = views.rotation_angles(plan.data_seed, todo.view, todo.index_M, plan.degrees)
-        return torch.from_numpy(views.rotation_matrices(angle_M, plan.image_size, plan.image_size)).to(self._device)
+        angle_M = views.rotation_angles(config.data.seed, todo.view, todo.index_M, config.degrees)
+        return torch.from_numpy(views.rotation_matrices(angle_M, config.image_size, config.image_size)).to(self._device)
 
     def _gather(self, corner_B: Tensor, mirror_B: Tensor, matrix_B6: Tensor | None) -> Tensor:
         """uint8 [B, S, S, 3]: the crop at corner_B (position of its first pixel), mirrored, then rotated."""
