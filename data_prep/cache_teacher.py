@@ -35,7 +35,6 @@ from data_prep.cache_parts import Part, Work, packable
 from data_prep.cache_shares import settle, shares
 from pipeline.builders.cache_key import identity_of
 from pipeline.builders.method import build_distiller, declared_by, make_setting
-from pipeline.builders.names import config_of
 from pipeline.builders.run import build_student, image_set, loader_config, loader_maker, split_off
 from pipeline.builders.teacher import UNTRAINED, Ask, build_live
 from pipeline.builders.teacher_values import with_own_values

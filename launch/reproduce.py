@@ -29,6 +29,7 @@ from pipeline.contracts import InputError
 from pipeline.run_folder.spread import spread_text
 
 TRAIN = Path(__file__).resolve().parents[1] / "pipeline" / "train.py"
+# What the cell and out= set.
 FIXED = ("pair", "method", "recipe", "seed", "model", "student.model", "teacher.model", "run.dir", "run.name", "config")
 OF_STUDENTS = ("method_args.", "teacher.", "student.", "variant=")  # keys that the teacher's own training lacks
 CHECKPOINT = "teacher.checkpoint="

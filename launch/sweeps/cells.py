@@ -16,7 +16,8 @@ from pipeline.utils.suggest import hint
 
 RAW = 2_000_000  # combinations that are looked at, before exclusions
 NAMED = ("dataset", "pair", "method", "student.model", "teacher.model", "seed")  # keys that the default name tells
-PLACES = ("data.root", "data.download", "data.workers", "teacher.root", "teacher.checkpoint")  # and what tells nothing
+# And what tells nothing. A list: a sweep that goes on finds its run folders by the names that the other axes give.
+PLACES = ("data.root", "data.download", "data.workers", "teacher.root", "teacher.checkpoint")
 Entry = tuple[Keys, frozenset[str]]  # keys, and those of them that belong into the run's name
 
 

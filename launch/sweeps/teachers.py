@@ -12,7 +12,7 @@ from launch.sweeps.runs import CHECKPOINT, needs_teacher, words_of
 from pipeline.builders.names import train_config
 from pipeline.config import ConfigError, TrainConfig, flatten
 
-# Keys that the training of a teacher lacks, or that the sweep sets for it.
+# Keys that the training of a teacher lacks, or that the sweep sets for it; those in dots with all below them.
 OF_STUDENTS = (
     "method_args.",
     "teacher.",

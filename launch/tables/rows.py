@@ -18,7 +18,8 @@ from pipeline.run_folder.record import PLACES
 from pipeline.run_folder.spread import Spread, mean_std
 from pipeline.utils.suggest import hint
 
-# Besides PLACES: where the teacher's outputs come from, and the words that chose the keys.
+# Besides PLACES: where the teacher's outputs come from, and the words that chose the keys. A list: what a recipe says
+# of a run is a question of this table alone.
 NOT_RECIPE = {*PLACES, "recipe", "teacher.checkpoint", "teacher.source", "teacher.cached_from", "data.on_bad"}
 MOST_KEYS = 6  # of a note; a run of another recipe differs in many
 

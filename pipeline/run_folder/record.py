@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from pipeline.config import TrainConfig, flatten, read_yaml, validate
+from pipeline.config.affects import keys_that_affect
 from pipeline.config.pairs import pair_name
 from pipeline.contracts import InputError
 from pipeline.run_folder.folder import RunDir
@@ -23,7 +24,8 @@ from pipeline.utils.untrusted_files import Unreadable, json_lines, read_json, re
 
 CONFIG = "config.yaml"
 SET_ASIDE = re.compile(r"\.old-\d+$")  # what run.resume=never renames a folder to
-PLACES = ("teacher.root", "data.seed", "seed")  # say where files lie, or differ between seeds by intention
+# Keys that say where files lie, or differ between seeds by intention.
+PLACES = {*keys_that_affect(TrainConfig, "place"), "data.seed", "seed"}
 # libyaml is ten times as fast as the parser in Python, and a configuration takes most of the reading.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST = 4 << 20  # bytes of a configuration

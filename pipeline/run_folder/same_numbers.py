@@ -1,12 +1,14 @@
 """Whether two configurations train the same numbers, when one of them is of another version of this program."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_origin
 
 from pipeline.config import TrainConfig, flatten
+from pipeline.config.affects import fields_of
 from pipeline.run_folder.earlier_defaults import EARLIER, WAS_DEFAULT
 
-FREE = ("method_args", "teacher.args", "student.args")
+# Keys that hold keys of one's own.
+FREE = tuple(name for name, field in fields_of(TrainConfig).items() if get_origin(field.annotation) is dict)
 
 
 def differences(there: Mapping[str, Any], here: TrainConfig) -> list[str]:

@@ -15,6 +15,8 @@ from pipeline.config.words import known_keys
 from pipeline.measure.keys import BenchmarkConfig
 from pipeline.measure.regression import MANNER, OUTPUTS
 from pipeline.pictures.keys import VisualizeConfig
+from pipeline.run_folder.record import PLACES
+from pipeline.run_folder.same_numbers import FREE
 from pipeline.run_folder.student import DATA_KEYS
 
 KINDS = ("numbers", "pixels", "speed", "place", "log")
@@ -60,5 +62,9 @@ def test_lists_that_are_queries_now() -> None:
         *("dataset", "data.mean", "data.std", "data.image_size", "data.eval_image_size", "data.crop", "data.resize"),
         "data.eval_flip",
     ) == DATA_KEYS
+    assert {*TrainConfig(dataset="synthetic").numbers(), *flatten(TrainConfig(dataset="x").numbers())} & PLACES == {
+        *("seed", "data.seed", "teacher.root", "pair"),  # pair is None there
+    }
+    assert FREE == ("method_args", "teacher.args", "student.args")
     later: dict[str, Any] = {"data.classes": "wnids", "data.max_pixels": 89_478_485}
     assert before(TrainConfig) == later | {"teacher.weights": "plain", "student.weights": "plain"}

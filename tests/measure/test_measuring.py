@@ -96,8 +96,8 @@ def test_a_round_leaves_out_what_lay_ready() -> None:
 
 
 def test_streams_go_over_the_borders_of_epochs() -> None:
-    plan = loader_config(batch_size=3, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
-    loader = candidates.LOADERS.get("torch")(colour_set(7), plan)
+    how = loader_config(batch_size=3, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    loader = candidates.LOADERS.get("torch")(colour_set(7), how)
     assert list(itertools.islice(of_loader(loader, 2), 5)) == [(1, True), (3, True), (3, False), (1, False), (3, True)]
     assert list(itertools.islice(of_batches(lambda: [1, 2], int), 5)) == [
         (1, True),
@@ -144,11 +144,11 @@ def test_a_part_of_a_set_is_spread_over_it(tmp_path: Path) -> None:
 
 
 def test_large_sets_are_not_made_resident(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = loader_config(batch_size=3, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
+    how = loader_config(batch_size=3, image_size=16, mean=(0.5,) * 3, std=(0.5,) * 3)
     resident = candidates.candidates()["resident"]
-    assert candidates.obstacle(resident, colour_set(7), plan) is None
+    assert candidates.obstacle(resident, colour_set(7), how) is None
     monkeypatch.setattr(candidates, "_free_memory", lambda device: 7 * 16 * 16 * 3)
-    assert "are free" in str(candidates.obstacle(resident, colour_set(7), plan))
+    assert "are free" in str(candidates.obstacle(resident, colour_set(7), how))
 
 
 def test_what_a_command_line_leaves_out() -> None:
