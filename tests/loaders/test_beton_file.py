@@ -44,6 +44,16 @@ def test_a_file_of_another_set_is_refused_and_both_are_named(copied):
     refused(other, path, "fingerprints " + image_set.fingerprint()[:12] + " and " + other.fingerprint()[:12])
 
 
+def test_names_in_a_damaged_manifest_stay_on_one_line(copied):
+    image_set, path = copied
+    beside = manifest_path(path)
+    for name in ("data_set", "split", "fingerprint"):
+        content = json.loads(beside.read_text())
+        beside.write_text(json.dumps(content | {name: "a\nb"}))
+        refused(image_set, path, r"a\\nb")
+        beside.write_text(json.dumps(content))
+
+
 def test_a_file_that_is_cut_short_or_missing_is_refused(copied):
     image_set, path = copied
     size = path.stat().st_size

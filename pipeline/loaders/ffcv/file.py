@@ -13,6 +13,7 @@ from pipeline.contracts import InputError
 from pipeline.datasets.image_set import ImageSet
 from pipeline.loaders.ffcv.library import ffcv_module
 from pipeline.loaders.ffcv.manifest import Manifest, read_manifest
+from pipeline.utils.plain_yaml import shown
 
 JPEG, RAW = 0, 1  # FFCV's image modes
 FIELDS = ("image", "label", "index", "height", "width", "crc")  # height, width: of the source; crc: CRC-32 of the bytes
@@ -80,12 +81,12 @@ def _check_set(path: Path, manifest: Manifest, image_set: ImageSet) -> None:
     written = f"{manifest.data_set}/{manifest.split} ({manifest.samples} images)"
     asked = f"{image_set.name}/{image_set.split} ({len(image_set)} images)"
     if written != asked:
-        raise InputError(f"{path} was written from {written}, not from {asked}")
+        raise InputError(f"{path} was written from {shown(written)}, not from {asked}")
     fingerprint = image_set.fingerprint()
     if fingerprint != manifest.fingerprint:
         raise InputError(
-            f"{path} was written from another {written} than the one that is read: fingerprints "
-            f"{manifest.fingerprint[:12]} and {fingerprint[:12]}"
+            f"{path} was written from another {shown(written)} than the one that is read: fingerprints "
+            f"{shown(manifest.fingerprint[:12])} and {fingerprint[:12]}"
         )
 
 
