@@ -35,7 +35,7 @@ from data_prep.cache_parts import Part, Work, packable
 from data_prep.cache_shares import settle, shares
 from pipeline.builders.cache_key import identity_of
 from pipeline.builders.method import build_distiller, declared_by, make_setting
-from pipeline.builders.run import build_student, image_set, loader_config, loader_maker, split_off
+from pipeline.builders.run import build_student, image_set, loader_config, make_loader, split_off
 from pipeline.builders.teacher import UNTRAINED, Ask, build_live
 from pipeline.builders.teacher_values import with_own_values
 from pipeline.config import TrainConfig, describe
@@ -93,7 +93,7 @@ def open_source(config: TrainConfig, world: World) -> Source:
         data = data.model_copy(update={"batch_size": CHUNK, "order": "sequential"})
     alone = {"rank": 0, "ranks": 1, "index_N": kept, "streams": streams}
     how = loader_config(data, config.runtime, world, seed=config.seed, **alone)
-    return Source(teacher, loader_maker(data)(images, how), streams, images, world.tf32)
+    return Source(teacher, make_loader(images, how), streams, images, world.tf32)
 
 
 def outputs(source: Source, batch: Batch, pooled: bool) -> Iterator[tuple[tuple[str, str], Tensor]]:

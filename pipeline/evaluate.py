@@ -17,7 +17,7 @@ from pipeline import cli
 from pipeline.builders import networks
 from pipeline.builders.checkpoint_config import EVALUATED, composed, nameless, say
 from pipeline.builders.predictors import predictor_of
-from pipeline.builders.run import image_set, loader_config, loader_maker
+from pipeline.builders.run import image_set, loader_config, make_loader
 from pipeline.config import EvaluateConfig, describe
 from pipeline.contracts import Distiller, InputError
 from pipeline.datasets.image_set import check_classes
@@ -69,7 +69,7 @@ def main(argv: list[str]) -> None:
             predictor.to(world.device)
         network = parallel.prepare_frozen(network, config.runtime, world.device)
         autocast = parallel.autocast_factory(config.runtime, world.device)
-        loader = loader_maker(data)(images, loader_config(data, config.runtime, world, train=False))
+        loader = make_loader(images, loader_config(data, config.runtime, world, train=False))
         predict = predictor.predict if predictor is not None else Distiller.predict_by_student
         features, flip = predictor is not None, data.eval_flip
         score = Evaluation(network, predict, loader, world, autocast, features=features, flip=flip)()

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,12 @@ def build_sets(config: TrainConfig, world: World) -> tuple[ImageSet, ImageSet]:
     return train_set, test_set
 
 
-def loader_maker(data: DataConfig) -> Callable[[ImageSet, LoaderConfig], Loader]:
-    """data.loader's class with its own keys filled in."""
-    kind = LOADERS.get(data.loader)
-    options = getattr(data, kind.section).model_dump() if kind.section else {}
-    return functools.partial(kind, **options)
+def make_loader(images: ImageSet, config: LoaderConfig) -> Loader:
+    """data.loader's, with its own keys. Raises InputError, ImportError."""
+    kind = LOADERS.get(config.data.loader)
+    options = getattr(config.data, kind.section).model_dump() if kind.section else {}
+    loader: Loader = kind(images, config, **options)
+    return loader
 
 
 def build_loaders(
@@ -97,15 +98,14 @@ def build_loaders(
     """(training loader, evaluation loaders by name). streams: further views that the method asks for; views_known: how
     many the teacher knows, None = all."""
     data = config.data
-    make = loader_maker(data)
     configured = functools.partial(loader_config, data, config.runtime, world)
     held_out, kept = split_off(len(train_set), data.val_split, data.seed)
-    train = make(train_set, configured(seed=config.seed, index_N=kept, streams=streams, views=views_known))
-    loaders = {"test": make(test_set, configured(train=False))}
+    train = make_loader(train_set, configured(seed=config.seed, index_N=kept, streams=streams, views=views_known))
+    loaders = {"test": make_loader(test_set, configured(train=False))}
     if held_out is not None:
         # An image that is replaced in training is an error where images are counted.
         counted = train_set.files if isinstance(train_set, ReplacingSet) else train_set
-        loaders["val"] = make(counted, configured(train=False, index_N=held_out))
+        loaders["val"] = make_loader(counted, configured(train=False, index_N=held_out))
     return train, loaders
 
 

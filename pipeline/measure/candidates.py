@@ -3,13 +3,13 @@
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.builders.run import loader_config, loader_maker
+from pipeline.builders.run import loader_config, make_loader
 from pipeline.config import DataConfig
 from pipeline.contracts import InputError, Loader
 from pipeline.datasets.image_set import FileSet, ImageSet
@@ -125,8 +125,8 @@ class LoaderMeasures:
         reason = obstacle(candidate, self.images, how)
         if reason is None:
             try:
-                data = self._with_beton(data) if candidate.beton else data
-                loader = loader_maker(data)(self.images, how)
+                how = replace(how, data=self._with_beton(data)) if candidate.beton else how
+                loader = make_loader(self.images, how)
             except (InputError, ImportError) as error:
                 reason = str(error)
         if reason is None:
