@@ -26,10 +26,11 @@ from pipeline.builders.method import (
 )
 from pipeline.builders.predictors import description_of, refuse_predictor
 from pipeline.builders.teacher import Ask, accept_cache, build_teacher, overlap
-from pipeline.config import DataConfig, RuntimeConfig, TrainConfig
+from pipeline.config import DataConfig, RuntimeConfig, TrainConfig, layer_file
 from pipeline.contracts import InputError, Loader, Signal, Stream
-from pipeline.datasets import DATASETS, FileSet, ImageSet
+from pipeline.datasets import DATASETS, ArraySet, FileSet, ImageSet
 from pipeline.datasets.image_set import check_classes
+from pipeline.datasets.notes import note_once
 from pipeline.datasets.replacing import ReplacingSet
 from pipeline.engine.components import Parts
 from pipeline.engine.distributed.parallel import World, autocast_factory, prepare_student
@@ -56,11 +57,23 @@ def image_set(name: str, data: DataConfig, split: str, world: World) -> ImageSet
     if not loaded:
         load(False, "off" if data.index == "off" else "auto")
     images = loaded[0]
+    _check_stated_classes(name, images)
     if isinstance(images, FileSet):
         images = replace(images, max_pixels=data.max_pixels)
     if data.on_bad == "replace" and split == "train" and isinstance(images, FileSet):
         return ReplacingSet(images)
     return images
+
+
+def _check_stated_classes(name: str, images: ImageSet) -> None:
+    """Raises InputError where the YAML states another number of classes. Folders may hold any part."""
+    if not isinstance(images, ArraySet):
+        return
+    name = DATASETS.canonical(name)
+    stated = layer_file("dataset", name).get("num_classes", images.num_classes)
+    if stated != images.num_classes:
+        there = f"the data set has {images.num_classes} class_names"
+        raise InputError(f"configs/dataset/{name}.yaml: num_classes is {stated}, and {there}")
 
 
 def loader_config(data: DataConfig, runtime: RuntimeConfig, world: World, **more: Any) -> LoaderConfig:
@@ -76,6 +89,11 @@ def build_sets(config: TrainConfig, world: World) -> tuple[ImageSet, ImageSet]:
         raise InputError(f"{train_set.num_classes} classes in training, {test_set.num_classes} in test")
     for images in (train_set, test_set):
         check_classes(images)
+    if isinstance(train_set, ArraySet) and isinstance(test_set, ArraySet):
+        sides = [" x ".join(map(str, images.pixels_NHWC.shape[1:3])) for images in (train_set, test_set)]
+        if sides[0] != sides[1]:
+            size = f"data.image_size={config.data.image_size}"
+            note_once(f"{train_set.name}: training images are {sides[0]}, test images {sides[1]}: resized to {size}")
     return train_set, test_set
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.contracts import InputError
 from pipeline.datasets import decode
 from pipeline.datasets.encoded import as_read_by_all, check
+from pipeline.datasets.handed import check_array, check_counts, labels_of
 from pipeline.datasets.notes import note_once
 from pipeline.datasets.pillow import MOST_PIXELS, check_pixels
 from pipeline.datasets.plain_files import ABSENT, read_plain, reading
@@ -36,11 +37,16 @@ def check_split(split: str) -> None:
 
 
 def one_class(images: "ImageSet") -> str | None:
-    """What is wrong with a set of one class, or of which one class has all training images; None for others."""
+    """What is wrong with a set of one class, or of which one class has all training images; None for others.
+
+    Raises InputError for a set without images.
+    """
     held = np.unique(images.label_N)
+    if not len(held):
+        raise InputError(f"{images.name}/{images.split}: no images")
     if images.num_classes > 1 and (len(held) > 1 or images.split != "train"):
         return None
-    name = images.class_names[int(held[0])] if len(held) else ""
+    name = images.class_names[int(held[0])]
     return f"{images.name}/{images.split}: all images are of one class ({name!r})"
 
 
@@ -57,12 +63,23 @@ def check_classes(images: "ImageSet") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """Samples in a fixed order, addressed by position. label_N: int64 [N]; class_names: K names by label."""
+    """Samples in a fixed order, addressed by position. label_N: int64 [N]; class_names: K names by label.
+
+    Raises InputError for labels that are none of the K, and for another number of them than of samples.
+    """
 
     name: str
     split: str
     label_N: NDArray[np.int64]
     class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        # Not by assignment: sets are frozen.
+        object.__setattr__(self, "label_N", labels_of(self._where, self.label_N, self.num_classes))
+
+    @property
+    def _where(self) -> str:
+        return f"{self.name}/{self.split}"
 
     @property
     def num_classes(self) -> int:
@@ -97,9 +114,14 @@ class ImageSet:
 
 @dataclass(frozen=True, kw_only=True)
 class ArraySet(ImageSet):
-    """A set that lies in memory: pixels_NHWC uint8, all of one size."""
+    """A set that lies in memory: pixels_NHWC uint8, all of one size. Raises InputError for other pixels."""
 
     pixels_NHWC: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        check_array(self._where, self.pixels_NHWC)
+        super().__post_init__()
+        check_counts(self._where, len(self.pixels_NHWC), len(self.label_N), "images")
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self.pixels_NHWC[index]
@@ -121,6 +143,10 @@ class FileSet(ImageSet):
     size_N2: NDArray[np.int32] | None = None
     byte_N: NDArray[np.int64] | None = None
     max_pixels: int = MOST_PIXELS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_counts(self._where, len(self.paths), len(self.label_N), "files")
 
     def read(self, index: int) -> NDArray[np.uint8]:
         return self._try(index, lambda path: decode.decode_rgb(read_plain(path), self.max_pixels))
