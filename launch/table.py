@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
     out = Path(config.out) if config.out else None
     chosen = config.format or (SUFFIXES.get(out.suffix.lower(), "markdown") if out else "markdown")
     report = make_report(folders, config.against, config.title)
-    text = FORMATS[chosen](report)
+    text = FORMATS[chosen](report).encode(errors="backslashreplace").decode()  # names of folders may be no UTF-8
     if out is None:
         print(text, end="")
         return

@@ -49,7 +49,8 @@ def _named(file: Path, what: str) -> Iterator[None]:
     except ConfigError as error:
         raise InputError(f"{file} is not the {what} of a run: {error.problems[0]}") from None
     except Unreadable as error:
-        raise InputError(f"cannot read {file}: {error}") from None
+        why = str(error).removeprefix(f"cannot read {file}: ").removeprefix(f"{file} ")
+        raise InputError(f"cannot read {file}: {why}") from None
 
 
 def how_far(run: RunRecord) -> str:

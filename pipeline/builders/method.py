@@ -96,6 +96,8 @@ def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
         for name, kind in kinds.items():
             given = config.method_args.get(name, {}) if "+" in config.method else config.method_args
             methods[name] = kind(validate_arguments(kind.Config, given), setting, config.variant)
+            if not hasattr(methods[name], "label_smoothing"):
+                raise InputError(f"method {name}: its __init__ must call super().__init__(config, setting, variant)")
     distiller = Combined(methods) if len(methods) > 1 else next(iter(methods.values()))
     if distiller.relates_samples and config.optim.accumulate > 1:
         raise InputError(f"method {config.method} relates all samples of a batch: use optim.accumulate=1")

@@ -28,8 +28,7 @@ def described_predictor(distiller: Distiller) -> Predictor | None:
     if other is None:
         return None
     place = next((name for name, module in distiller.named_modules() if module is other), "")
-    parts: Mapping[str, Any] = dict(getattr(distiller, "parts", {}))
-    part = next((name for name, one in parts.items() if one.predictor() is not None), None)
+    part = next((name for name, one in distiller.combined.items() if one.predictor() is not None), None)
     return Predictor(method=part or described_name(distiller), module=place)
 
 
@@ -40,7 +39,7 @@ def described_name(method: Distiller) -> str:
 
 def description_of(config: TrainConfig, distiller: Distiller, class_names: Sequence[str]) -> Description:
     """What the files of a run say of its network."""
-    parts: Mapping[str, Any] = dict(getattr(distiller, "parts", {}))
+    parts = distiller.combined
     student = config.student
     return Description(
         dataset=config.dataset,

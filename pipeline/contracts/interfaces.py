@@ -200,6 +200,7 @@ class Distiller(nn.Module):
     modifier: ClassVar[bool] = False
     chooses_images: ClassVar[bool] = False
     stands_alone: ClassVar[bool] = True
+    is_stage: ClassVar[bool] = False  # another method's first stage (engine/first_stage.py)
     fixed_size: bool = False
     capturable: bool = True
 
@@ -284,6 +285,11 @@ class Distiller(nn.Module):
     def for_inference(cls, config: Any, state: Mapping[str, Tensor], student: Shapes) -> "Distiller":
         """See `predictor`."""
         raise NotImplementedError
+
+    @property
+    def combined(self) -> Mapping[str, "Distiller"]:
+        """The methods that it puts together, by name."""
+        return {}
 
     def added_parameters(self) -> int:
         """Number of trainable numbers that the method adds to the student."""

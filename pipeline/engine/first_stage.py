@@ -21,6 +21,8 @@ FOLDER = "first_stage"
 class FirstStageMethod(Distiller):
     """`method` in its first stage, as a method of its own."""
 
+    is_stage = True
+
     def __init__(self, method: Distiller) -> None:
         super().__init__(method.config)
         self.method = method

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.config import TrainConfig
 from pipeline.engine.forward import DistillationStep
 from pipeline.engine.update import Updater
-from pipeline.run_folder.formulas import changed_formulas, is_first_stage
+from pipeline.run_folder.formulas import changed_formulas
 from pipeline.run_folder.metrics_file import fault_of, is_finite
 from pipeline.run_folder.same_numbers import differences
 
@@ -50,7 +50,7 @@ def _faults(
         other = state["config"]
         yield from differences(other, config) if _json(other, dict) else ["config is no table of keys"]
     limit = config.run.limit_steps or config.optim.epochs * steps
-    if is_first_stage(step.distiller) or not _trained(state["position"], min(limit, config.optim.epochs * steps)):
+    if step.distiller.is_stage or not _trained(state["position"], min(limit, config.optim.epochs * steps)):
         yield from changed_formulas(state, step.distiller, config)
     yield from _tensors("model", state["model"], step.student.state_dict())
     yield from _tensors("distiller", state["distiller"], step.distiller.state_dict())

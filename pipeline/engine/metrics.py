@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.contracts import Batch
 from pipeline.engine.distributed.parallel import World
-from pipeline.engine.forward import StepOutput
+from pipeline.engine.forward import StepOutput, same_terms
 
 
 class Meters:
@@ -17,14 +17,20 @@ class Meters:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.names: list[str] = []
+        self.empty = True  # nothing was added since the epoch began
         self.total = torch.zeros(0, dtype=torch.float64, device=device)
 
     def reset(self) -> None:
         """Forget everything, at the start of an epoch."""
         self.total.zero_()
+        self.empty = True
 
     def add(self, output: StepOutput, batch: Batch) -> None:
-        """One slice of a batch: [rows, correct, loss * rows, term * rows, ...]."""
+        """One slice of a batch: [rows, correct, loss * rows, term * rows, ...]. Raises InputError: other terms than
+        before in the epoch."""
+        if not self.empty:
+            same_terms(self.names, output.terms)
+        self.empty = False
         if self.names != list(output.terms):
             self.names = list(output.terms)
             self.total = torch.zeros(3 + len(self.names), dtype=torch.float64, device=self.device)
@@ -55,6 +61,7 @@ class Meters:
         """What `state_dict` gave."""
         self.names = list(names)
         self.total = total.to(self.device, torch.float64).clone()
+        self.empty = not self.names
 
 
 class Clock:

@@ -28,7 +28,7 @@ def write_pictures(config: VisualizeConfig) -> None:
         settings = {"images": config.images, "points": config.points, "root": config.root, "workers": config.workers}
         material = Material(runs, world, note=say, **settings)  # type: ignore[arg-type]
         if page.suffix_of(config.out) in page.PAGES:
-            content = _report(config.title, names, material, lines).encode()
+            content = _report(config.title, names, material, lines).encode(errors="backslashreplace")
         else:
             content = _single(names[0], material, page.suffix_of(config.out))
     try:

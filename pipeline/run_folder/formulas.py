@@ -15,14 +15,9 @@ def formulas(distiller: Distiller, method: str) -> Formulas:
 
     method: the registered name.
     """
-    inner: Distiller = getattr(distiller, "method", distiller)  # of a first stage
-    parts: Mapping[str, Any] = dict(getattr(inner, "parts", {})) or {method: inner}
+    inner: Any = distiller.method if distiller.is_stage else distiller
+    parts: Mapping[str, Distiller] = inner.combined or {method: inner}
     return {name: [part.variant, part.revised.get(part.variant, "")] for name, part in parts.items()}
-
-
-def is_first_stage(distiller: Distiller) -> bool:
-    """Whether this is the first stage of a method, wrapped (engine/first_stage.py)."""
-    return hasattr(distiller, "method")
 
 
 def changed_formulas(state: Mapping[str, Any], distiller: Distiller, config: TrainConfig) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Runs that differ by their seed alone, for the table and the pictures."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -106,10 +107,11 @@ def _is_training(run: RunRecord) -> bool:
 
 
 def _check(record: Record, path: Path) -> None:
-    """Raises InputError for a record whose figures are no numbers."""
+    """Raises InputError for a record whose figures are no numbers; a loss alone may be infinite or not a number."""
     for name, value in record.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if name.endswith(FIGURES) and not (value is None or number):
+        drawn = number and (name.endswith("loss") or math.isfinite(value))
+        if name.endswith(FIGURES) and not (drawn or (value is None and name != "epoch")):
             raise InputError(f"{path} is damaged: {name} is {json.dumps(value)[:40]}")
 
 

@@ -29,6 +29,7 @@ PLACES = {*keys_that_affect(TrainConfig, "place"), "data.seed", "seed"}
 # libyaml is ten times as fast as the parser in Python, and a configuration takes most of the reading.
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 MOST = 4 << 20  # bytes of a configuration
+NONE = object()  # no file: one that holds null is damaged
 
 
 @dataclass(frozen=True)
@@ -81,19 +82,21 @@ class RunRecord:
     @functools.cached_property
     def _summary(self) -> Any:
         file = self.files.summary
-        return read_json(file, finite=False) if os.path.lexists(file) else None
+        return read_json(file, finite=False) if os.path.lexists(file) else NONE
 
     @property
     def summary(self) -> Record | None:
         """summary.json, None where there is none."""
-        if self._summary is not None and not isinstance(self._summary, dict):
+        if self._summary is NONE:
+            return None
+        if not isinstance(self._summary, dict):
             raise Unreadable(f"{self.files.summary} is damaged: no JSON object")
         return self._summary
 
     @functools.cached_property
     def result(self) -> Summary | None:
         """summary.json, checked; None for a run that is not `finished`."""
-        found = None if self._summary is None else validate(Summary, self._summary)
+        found = None if self._summary is NONE else validate(Summary, self._summary)
         return found if self.finished else None
 
     @property

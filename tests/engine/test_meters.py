@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pipeline.contracts import Batch
+from pipeline.contracts import Batch, InputError
 from pipeline.engine.distributed.parallel import World
 from pipeline.engine.forward import StepOutput
 from pipeline.engine.metrics import Clock, Meters
@@ -82,3 +82,22 @@ def test_latch_is_silent_while_all_is_well() -> None:
     latch = Latch(CPU, 8)
     latch.observe(torch.tensor(False), output_of(4, 0), batch_of(4), torch.tensor(0))
     latch.check(ALONE)
+
+
+def test_terms_of_an_epoch_have_the_same_names() -> None:
+    """Else the sums would begin anew, and the epoch's record would tell of its last steps alone."""
+    meters, first = Meters(CPU), output_of(4, 0)
+    fewer = first._replace(terms={"ce": first.terms["ce"]})
+    meters.add(first, batch_of(4))
+    with pytest.raises(InputError, match="the terms ce, kd, then ce: name the same ones"):
+        meters.add(fewer, batch_of(4))
+    with pytest.raises(InputError, match="the terms ce, kd, then ce: name the same ones"):
+        StepOutput.merged([first, fewer])
+    meters.reset()
+    meters.add(fewer, batch_of(4))  # another epoch may have others
+    assert meters.read(ALONE)["terms"].keys() == {"ce"}
+    resumed = Meters(CPU)
+    state = meters.state_dict()
+    resumed.load_state_dict(state["names"], state["total"])
+    with pytest.raises(InputError, match="then ce, kd"):
+        resumed.add(first, batch_of(4))

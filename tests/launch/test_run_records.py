@@ -1,19 +1,24 @@
 """What table, pictures and status make of the same run folders: one reader, one grouping over seeds, one mean."""
 
 import json
+import os
 import statistics
 from pathlib import Path
 
+import cli
 import pytest
 from run_folders import make_run
 
+from launch import table
 from launch.monitor.progress import read_progress
 from launch.tables.report import make_report
+from pipeline import visualize
 from pipeline.contracts import InputError
 from pipeline.pictures import page
 from pipeline.run_folder.groups import labelled, read_runs, remarks
 from pipeline.run_folder.record import RunRecord, find_runs
 from pipeline.run_folder.spread import mean_std, spread_text
+from pipeline.utils.untrusted_files import Unreadable
 
 TAUGHT = ("dataset=synthetic", "method=kd", "teacher.model=resnet14", "model=resnet8", "optim.epochs=2")
 
@@ -87,3 +92,42 @@ def test_mean_and_sample_deviation() -> None:
     assert mean_std([1.0, 2.0, 4.0]) == (pytest.approx(7 / 3), pytest.approx(1.5275252))
     assert spread_text(mean_std([1.0, 2.0]), sign="+-") == "1.50 +- 0.71"
     assert spread_text(mean_std([1234.0]), ",.0f") == "1,234" and spread_text(None, nothing="-") == "-"
+
+
+def test_a_summary_of_null_is_damaged_and_not_missing(runs: Path) -> None:
+    file = runs / "seed0" / "summary.json"
+    file.write_text("null")
+    for read in (
+        lambda: make_report([runs]),
+        lambda: read_runs([str(runs)]),
+        lambda: RunRecord(runs / "seed0").summary,
+    ):
+        with pytest.raises((InputError, Unreadable), match=r"damaged|not the summary of a run") as raised:
+            read()
+        assert str(raised.value).count(str(file)) == 1, raised.value  # said once
+
+
+@pytest.mark.parametrize(
+    "line", ['{"epoch": null, "test_top1": 1}', '{"epoch": 3, "test_top1": NaN}', '{"epoch": 3, "lr": Infinity}']
+)
+def test_figures_that_cannot_be_drawn_are_named(line: str, runs: Path) -> None:
+    file = runs / "seed0" / "metrics.jsonl"
+    file.write_text(file.read_text().partition('{"epoch": 3')[0] + '{"epoch": 3, "test_loss": NaN}\n' + line + "\n")
+    with pytest.raises(InputError, match=r"is damaged: (epoch is null|test_top1 is NaN|lr is Infinity)"):
+        read_runs([str(runs)])
+    file.write_text(file.read_text().replace(line + "\n", ""))
+    assert read_runs([str(runs)])  # a loss may be any number
+
+
+@pytest.mark.parametrize("out", ["table.md", "table.html", "report.html"])
+def test_folders_whose_names_are_no_utf8(
+    out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.pictures.report.say", lambda line: None)  # pytest's stderr takes no such names
+    for name in (b"ok", b"bad\xff"):
+        taught(tmp_path / "runs" / os.fsdecode(name), 0, 70.0)
+    pictures = [f"runs={tmp_path / 'runs'}", "what=curves"]
+    words = pictures if out == "report.html" else [str(tmp_path / "runs")]
+    code, _, err = cli.call(visualize if out == "report.html" else table, [*words, f"out={tmp_path / out}"], capsys)
+    assert code == 0, err
+    assert "bad\\udcff" in (tmp_path / out).read_text()

@@ -47,6 +47,11 @@ class Combined(Distiller):
                     )
 
     @property
+    def combined(self) -> Mapping[str, Distiller]:
+        """All parts."""
+        return dict(zip(self.parts, self.methods, strict=True))
+
+    @property
     def streams(self) -> Mapping[str, Stream]:
         """Of all parts."""
         return {name: stream for method in self.methods for name, stream in method.streams.items()}
