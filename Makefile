@@ -1,5 +1,7 @@
+# make setup        only the environment: .venv with what is needed; `source .venv/bin/activate` turns it on
 # make quickstart   set up, then train, distil and compare on the embedded data set (two cores: under five minutes)
-# make check        ruff, mypy and a covering part of the tests, in about a minute on two cores; before every commit
+# make check        ruff, mypy and a covering part of the tests, in about a minute on two cores; before every commit, after
+#                   the tests of what you added yourself, which it does not know: see CONTRIBUTING.md
 # make loaders      set up, and DALI and FFCV besides; as root it gets FFCV's system packages by apt-get
 # make slurm        Debian's packages of Slurm for the tests of launch/, as root by apt-get
 # make test         all that, then the test suite; where Slurm cannot be had it says so and leaves its tests out
@@ -51,10 +53,10 @@ CHECKED := tests/test_layering.py tests/test_pages.py tests/config tests/distill
 check: setup
 	@$(MAKE) --no-print-directory -j 2 --output-sync check-style check-tests
 
+# All three, whichever fails.
 check-style: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	@failed=0; for tool in 'ruff check .' 'ruff format --check .' mypy; do \
+		echo "$(BIN)/$$tool"; $(BIN)/$$tool || failed=1; done; exit $$failed
 
 check-tests: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow and not gpu' \

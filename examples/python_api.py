@@ -1,4 +1,5 @@
-"""A training from Python: the configuration, the parts it is made of, the training loop, and a loop of one's own.
+"""A training from Python: the configuration, the parts it is made of, the training loop, a loop of one's own, and
+results read back from run folders.
 
 python examples/python_api.py OUT [key=value ...]      # keys as for pipeline/train.py
 
@@ -24,6 +25,8 @@ from pipeline.engine.distributed import parallel
 from pipeline.engine.reporting.reporter import Reporter
 from pipeline.engine.trainer import Trainer
 from pipeline.run_folder.folder import RunDir
+from pipeline.run_folder.groups import by_settings, read_runs
+from pipeline.run_folder.spread import mean_std, spread_text
 
 TEACHER = ("dataset=synthetic", "model=resnet14", "optim.epochs=9")
 STUDENT = ("dataset=synthetic", "teacher.model=resnet14", "model=resnet8", "method=kd", "optim.epochs=4")
@@ -58,6 +61,13 @@ def by_hand(config: TrainConfig, steps: int) -> None:
             print(f"step {step + 1}: {len(batch.label_B)} images, first {batch.index_B[:4].tolist()}, {figures}")
 
 
+def results(*folders: Path) -> None:
+    """What lies in run folders, at or below these: mean and deviation over the seeds of each cell, as in the table."""
+    for group in by_settings(read_runs(map(str, folders))):
+        spread = mean_std(run.top1 for run in group.done)
+        print(f"{group.runs[0].config.method} {group.runs[0].pair}: top-1 {spread_text(spread)}, seeds {group.seeds}")
+
+
 def main(argv: list[str]) -> None:
     """The command line."""
     out, words = Path(argv[0] if argv else "runs/python_api"), argv[1:]
@@ -65,6 +75,7 @@ def main(argv: list[str]) -> None:
     config = train_config([*STUDENT, f"teacher.checkpoint={out / 'teacher'}", *words])
     student = trained(config, out / "student")
     print(f"teacher {teacher['top1_last']:.2f} %, distilled student {student['top1_last']:.2f} %")
+    results(out)
     by_hand(config, steps=3)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipeline  # noqa: F401  first: it says which packages are missing
 
 from pydantic import Field
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipeline  # noqa: F401  first: it says which packages are missing
 
 from rich.console import Console
 from rich.table import Table

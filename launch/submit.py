@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipeline  # noqa: F401  first: it says which packages are missing
 
 from launch.jobs import checks, submission
 from launch.jobs.cluster import ClusterConfig, own_words, with_site

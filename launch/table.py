@@ -11,6 +11,7 @@ from typing import Literal
 
 if __name__ == "__main__":  # run by path, uninstalled, or from a code snapshot
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import pipeline  # noqa: F401  first: it says which packages are missing
 
 from launch.tables.formats import FORMATS
 from launch.tables.published import read_published

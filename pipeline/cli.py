@@ -1,5 +1,7 @@
 """How all entry points end: 0 done, 2 bad input, 75 or 128 + n stopped by signal n, 1 anything else."""
 
+import contextlib
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -47,10 +49,13 @@ def run(main: Callable[[list[str]], None], help_text: Callable[[], str], failure
 
 def _code(main: Callable[[list[str]], None], help_text: Callable[[], str], failures: Failures) -> int:
     try:
-        main(sys.argv[1:])
-    except HelpRequested:
-        print(as_typed(help_text()))
+        try:
+            main(sys.argv[1:])
+        except HelpRequested:
+            print(as_typed(help_text()), flush=True)
     except BrokenPipeError:
+        with contextlib.suppress(OSError):  # else what is left to write is a second error at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED  # whoever read what is printed has ended
     except Exception as error:
         if any(code is None and isinstance(error, kind) for kind, code in failures.items()):

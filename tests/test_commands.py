@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from launch import status
 from launch.jobs import code_snapshot
+from pipeline import cli
 from pipeline.run_folder.folder import commit_of
 from pipeline.utils import commands
 from pipeline.utils.places import CONFIGS, INSTALLED, ROOT, VERSION
@@ -104,6 +106,29 @@ def test_git_sees_a_package_that_is_called_like_a_folder_of_results(name: str) -
     words = ["git", "-C", str(ROOT), "check-ignore", "--no-index"]
     assert subprocess.run([*words, f"pipeline/{name}/x.py"], capture_output=True).returncode == 1
     assert subprocess.run([*words, f"{name}/x.py"], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("folder", ["pipeline", "launch", "data_prep"])
+def test_an_interpreter_without_torch_is_one_line(folder: str) -> None:
+    """-S: without site-packages."""
+    for path in (p for p in SOURCES if p.parent == ROOT / folder and is_entry_point(p)):
+        done = subprocess.run([sys.executable, "-S", "-E", path], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stdout == "", path
+        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, (path, done.stderr)
+        assert "torch" in done.stderr and "make setup" in done.stderr
+
+
+def test_help_for_a_reader_that_has_ended_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:  # what is left to write raises nothing either
+        monkeypatch.setattr("sys.stdout", closed)
+        monkeypatch.setattr("sys.argv", ["status.py", "--help"])
+        with pytest.raises(SystemExit) as end:
+            cli.run(status.main, status.help_text, {})
+    assert (end.value.code, capsys.readouterr().err) == (1, "")
 
 
 @pytest.fixture(scope="module")

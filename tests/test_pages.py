@@ -15,6 +15,8 @@ NAMED = r"(?<![\w/.])((?:pipeline|launch|data_prep|tests|examples|setup)/[\w/.]*
 IMAGINED = {
     "pipeline/distillers/logit_mse.py",
     "pipeline/distillers/repr_mse.py",
+    "tests/distillers/test_NAME.py",
+    "tests/distillers/test_logit_mse.py",
     "pipeline/datasets/blobs.py",
     "pipeline/models/plainnet.py",
 }

@@ -101,14 +101,14 @@ class TrainStep:
 
     def take(self, inputs: StepInputs) -> None:
         """The step itself."""
-        batch = inputs.batch.finished(self._fuse)
+        batch = inputs.batch.finished(self._fuse)  # makes the pixels, where the loader left that to the step
         slices = self.distiller.main_batch(batch).split(self.config.optim.accumulate)
         outputs: list[StepOutput] = []
         for part in slices:
             taught = self.taught(part, inputs.known)
-            with unreduced(self.forward, last=part is slices[-1]):
+            with unreduced(self.forward, last=part is slices[-1]):  # DDP reduces with the last slice only
                 output: StepOutput = self.forward(self.progress, *taught)
-                self.updater.backward(output.loss, output.task, part.info.share)
+                self.updater.backward(output.loss, output.task, part.info.share)  # share: of the global mean
             outputs.append(output)
         merged = StepOutput.merged(outputs)
         skipped = self.updater.update(merged.loss)

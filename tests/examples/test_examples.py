@@ -1,6 +1,7 @@
 """The scripts of examples/ run, and compute what the pipeline computes."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -72,6 +73,7 @@ def test_python_api(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     module.main(words)
     out = capsys.readouterr().out
     assert "distilled student" in out and out.count("step ") == 2  # by hand: an epoch has two steps
+    assert re.search(r"^kd resnet14-resnet8: top-1 \d+\.\d\d, seeds \[0\]$", out, re.MULTILINE)
     for name in ("teacher", "student"):
         assert (tmp_path / "out" / name / "student.safetensors").is_file()
     module.main(words)
