@@ -4,16 +4,17 @@ For entry points only.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from pipeline.builders import networks
 from pipeline.builders.names import ALIASES, NAMES
 from pipeline.builders.predictors import arguments_of, described_name, sight_of
-from pipeline.config import EvaluateConfig, ExportConfig, compose, flatten
+from pipeline.config import ConfigError, EvaluateConfig, ExportConfig, compose, flatten
 from pipeline.contracts import Distiller, InputError
 from pipeline.run_folder.description import NAME, Description, Predictor
-from pipeline.run_folder.student import Known, checkpoint_in, given_keys, known_of, lines_of, plain, words_of
+from pipeline.run_folder.student import NO_FILE, Known, checkpoint_in, given_keys, known_of, lines_of, plain, words_of
 from pipeline.weights import read_origin
 
 C = TypeVar("C", EvaluateConfig, ExportConfig)
@@ -46,7 +47,10 @@ def composed(schema: type[C], argv: list[str], keys: Iterable[str]) -> tuple[C, 
     def made(words: list[str]) -> C:
         return compose(schema, words + argv, aliases=aliases, names=names)
 
-    known = known_of(checkpoint_in(argv))
+    checkpoint = checkpoint_in(argv)
+    if checkpoint is not None and is_missing(checkpoint):
+        raise ConfigError([f"checkpoint={checkpoint}: no such file or folder", *_besides(made, argv)])
+    known = known_of(checkpoint)
     config = made(words_of(known, argv))
     model, checkpoint = str(config.student.model), config.student.checkpoint
     library = networks.own_preprocessing(model, networks.AUTO) if checkpoint not in (None, networks.UNTRAINED) else {}
@@ -57,6 +61,26 @@ def composed(schema: type[C], argv: list[str], keys: Iterable[str]) -> tuple[C, 
         known = known_of(_found(config))
         config = made(words_of(known, argv))
     return config, Found(known, library)
+
+
+def is_missing(checkpoint: str) -> bool:
+    """Whether it is to be a file or a run folder and is not there; what else is wrong with it is said by who reads."""
+    try:
+        Path(checkpoint).expanduser().lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return checkpoint not in (*NO_FILE, "null", "None")  # as words and files have null
+    except (OSError, ValueError, RuntimeError):
+        return False
+    return False
+
+
+def _besides(made: Callable[[list[str]], Any], argv: list[str]) -> list[str]:
+    """What is wrong with the user's own words; what is lacking would have been the checkpoint's to say."""
+    try:
+        made([])
+    except ConfigError as error:
+        return [line for line in error.problems if not line.endswith("= must be given")]
+    return []
 
 
 def nameless(checkpoint: str | None) -> InputError:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.builders import networks
-from pipeline.config import TrainConfig, layer_file, parts_of, validate_arguments
+from pipeline.builders.names import variant_problems, with_terms
+from pipeline.config import FREE_FORM, TrainConfig, layer_file, parts_of, validate_arguments
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Shapes, Signal, TeacherSource
 from pipeline.datasets import ImageSet
 from pipeline.distillers import DISTILLERS
@@ -30,7 +31,7 @@ def seeded(seed: int, part: int) -> Iterator[None]:
 def method_kinds(config: TrainConfig) -> dict[str, type[Distiller]]:
     """The classes of the method, or of a combination's parts that have terms. Raises InputError for a wrong variant."""
     kinds = {name: DISTILLERS.get(name) for name in parts_of(config.method)}
-    acting = {name: kind for name, kind in kinds.items() if not (kind.modifier and len(kinds) > 1)}
+    acting = with_terms(kinds)
     unheard = [name for name in kinds if name not in acting and not changes(name, list(acting))]
     if unheard:
         raise InputError(f"method {unheard[0]} has nothing to change in {', '.join(acting)}")
@@ -40,10 +41,8 @@ def method_kinds(config: TrainConfig) -> dict[str, type[Distiller]]:
         rule = layer_file("method", name).get("optim", {}).get("name", config.optim.name)
         if rule != config.optim.name:
             raise InputError(f"method {config.method}: {name} is an update rule, and optim.name={config.optim.name}")
-    for name, kind in acting.items():
-        if config.variant != "default" and config.variant not in kind.variants:
-            known = ", ".join(kind.variants)
-            raise InputError(f"method {name} has no variant {config.variant!r} (known: {known})")
+    for problem in variant_problems(config.method, config.variant):
+        raise InputError(problem)
     return acting
 
 
@@ -94,8 +93,10 @@ def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
     methods = {}
     with seeded(config.seed, 1):
         for name, kind in kinds.items():
-            given = config.method_args.get(name, {}) if "+" in config.method else config.method_args
-            methods[name] = kind(validate_arguments(kind.Config, given), setting, config.variant)
+            several = "+" in config.method
+            given = config.method_args.get(name, {}) if several else config.method_args
+            prefix = f"{FREE_FORM}.{name}" if several else FREE_FORM
+            methods[name] = kind(validate_arguments(kind.Config, given, prefix), setting, config.variant)
             if not hasattr(methods[name], "label_smoothing"):
                 raise InputError(f"method {name}: its __init__ must call super().__init__(config, setting, variant)")
     distiller = Combined(methods) if len(methods) > 1 else next(iter(methods.values()))

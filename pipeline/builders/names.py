@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pipeline.config import TrainConfig, compose
+from pipeline.contracts import Distiller
 from pipeline.datasets import DATASETS
 from pipeline.distillers import DISTILLERS
 from pipeline.engine.optimizers import OPTIMIZERS
@@ -12,6 +13,7 @@ from pipeline.models.blocks import BLOCKS, PLAIN
 from pipeline.models.build import LOOKED_IN, resolve
 from pipeline.registry import Registry
 from pipeline.teachers import TEACHERS
+from pipeline.utils.suggest import hint
 
 C = TypeVar("C", bound=TrainConfig)
 ALIASES = {"model": "student.model"}
@@ -44,6 +46,28 @@ def arguments_of(method: str) -> type:
     return DISTILLERS.get(method).Config
 
 
+def with_terms(kinds: Mapping[str, type[Distiller]]) -> dict[str, type[Distiller]]:
+    """The parts of a method that have terms: all but those of a combination that only change others."""
+    return {name: kind for name, kind in kinds.items() if not (kind.modifier and len(kinds) > 1)}
+
+
+def variant_problems(method: str, variant: str) -> list[str]:
+    """The line for a variant that a method, or a part of a combination, does not have; [] for an unknown method."""
+    try:
+        kinds = with_terms({name: DISTILLERS.get(name) for name in method.split("+")})
+    except LookupError:
+        return []
+    lacking = [name for name, kind in kinds.items() if variant not in kind.variants]
+    if variant == "default" or not lacking:
+        return []
+    of_all = [name for name in kinds[lacking[0]].variants if all(name in kind.variants for kind in kinds.values())]
+    line = f"method {lacking[0]} has no variant {variant!r}{hint(variant, of_all)}"
+    if len(kinds) == 1:
+        return [f"{line} (known: {', '.join(of_all)})"]
+    common = f"all have {', '.join(of_all)}" if of_all else "no name is one of all"
+    return [f"{line}: variant= holds for every part of {method}, and {common}; without it each part has its default"]
+
+
 def train_config(argv: Sequence[str]) -> TrainConfig:
     """The configuration that `pipeline/train.py ARGV` trains. Raises ConfigError with all problems, HelpRequested."""
     return config_of(TrainConfig, argv)
@@ -51,4 +75,6 @@ def train_config(argv: Sequence[str]) -> TrainConfig:
 
 def config_of(schema: type[C], argv: Sequence[str], *, aliases: Mapping[str, str] = ALIASES) -> C:
     """The same of an entry point that has the keys of train.py and further ones."""
-    return compose(schema, list(argv), aliases=aliases, names=NAMES, arguments_of=arguments_of)
+    return compose(
+        schema, list(argv), aliases=aliases, names=NAMES, arguments_of=arguments_of, variant_problems=variant_problems
+    )

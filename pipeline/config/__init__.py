@@ -16,10 +16,11 @@ from pipeline.config.schema import (
     RuntimeConfig,
     TrainConfig,
 )
-from pipeline.config.validation import validate, validate_arguments
+from pipeline.config.validation import FREE_FORM, validate, validate_arguments
 from pipeline.config.words import spelled
 
 __all__ = [
+    "FREE_FORM",
     "ConfigError",
     "DataConfig",
     "EvaluateConfig",

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from pipeline.config.by_type import ANY, Kind, kind_at, typed
-from pipeline.config.keys import ConfigError, Problems, flatten
+from pipeline.config.keys import ConfigError, Problems, flatten, nested
 from pipeline.config.words import MOST_HINTS, known_keys
 from pipeline.utils.plain_yaml import shown
-from pipeline.utils.suggest import hint, short
+from pipeline.utils.suggest import hint, nearest, short
 
-FREE_FORM = "method_args"
+FREE_FORM, VARIANT = "method_args", "variant"
 LARGEST, LARGEST_COUNT, SMALLEST = 1e9, 2**20, 1e-12  # of a method's numbers; beyond, float32 and memory end
 M = TypeVar("M", bound=BaseModel)
 
@@ -90,30 +90,39 @@ def _unreadable(values: Mapping[str, Any], error: Exception) -> str:
     return f"a value cannot be read: {shown(error)}"
 
 
-def validate_arguments(owner: type, given: Any) -> Any:
-    """`method_args` as an instance of a method's frozen dataclass `owner`. Raises ConfigError."""
+def validate_arguments(owner: type, given: Any, prefix: str = FREE_FORM) -> Any:
+    """`method_args` as an instance of a method's frozen dataclass `owner`. prefix: `method_args.PART` of a
+    combination's part. Raises ConfigError."""
     if not isinstance(given, Mapping):
-        raise ConfigError([f"{FREE_FORM}={shown(given)}: it is a section of keys, such as {FREE_FORM}.T="])
+        raise ConfigError([f"{prefix}={shown(given)}: it is a section of keys, such as {prefix}.T="])
     fields = list(getattr(owner, "__dataclass_fields__", {}))
-    known = [f"{FREE_FORM}.{name}" for name in fields]
-    problems = [
-        f"unknown key {short(f'{FREE_FORM}.{name}')}{hint(f'{FREE_FORM}.{name}', known)} "
-        f"(known: {', '.join(known) or 'none'})"
-        for name in [name for name in given if name not in fields][:20]
-    ]
+    known = [f"{prefix}.{name}" for name in fields]
+    problems = [_no_argument(name, prefix, fields) for name in [name for name in given if name not in fields][:20]]
     usable = {name: value for name, value in given.items() if name in fields}
-    problems += [line for name, value in usable.items() for line in _beyond(f"{FREE_FORM}.{name}", value)]
+    problems += [line for name, value in usable.items() for line in _beyond(f"{prefix}.{name}", value)]
     made: Any = None
     try:
         text = json.dumps(typed(Kind(section=owner), usable), ensure_ascii=False).encode()
         made = _adapter(owner).validate_json(text, strict=True)
     except ValidationError as error:
-        problems += explain(error, None, known, f"{FREE_FORM}.")
+        problems += explain(error, None, known, f"{prefix}.")
     except (TypeError, ValueError) as error:
-        problems.append(_unreadable({FREE_FORM: usable}, error))
+        problems.append(_unreadable(nested(prefix, usable), error))
     if problems:
         raise ConfigError(problems)
     return made
+
+
+def _no_argument(name: str, prefix: str, fields: list[str]) -> str:
+    full = f"{prefix}.{name}"
+    if name == VARIANT and prefix != FREE_FORM:
+        return f"unknown key {short(full)}: {VARIANT}= holds for every part; one part's cannot be chosen alone"
+    fields_by_word = {field.lower(): field for field in fields}
+    close = nearest(str(name), [*fields_by_word])  # without the prefix, which all have: margin is not like T
+    meant = VARIANT if name == VARIANT else f"{prefix}.{fields_by_word[close]}" if close else None
+    near = f"; did you mean {meant!r}?" if meant else ""
+    known = ", ".join(f"{prefix}.{field}" for field in fields)
+    return f"unknown key {short(full)}{near} (known: {known or 'none'})"
 
 
 @functools.cache

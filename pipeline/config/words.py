@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pipeline.config.by_type import ANY, NULL, NULLS, Kind, kind_at, kinds_of, typed
 from pipeline.config.keys import ConfigError, HelpRequested, Problems, flatten, merge, nested
 from pipeline.utils.plain_yaml import Plain, YamlFault, parse, read, shown
-from pipeline.utils.suggest import hint, short
+from pipeline.utils.suggest import hint_key, short
 
 WORD = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^']|'')*'", re.DOTALL)
@@ -176,7 +176,7 @@ def _shaped(
         if name not in fields:
             besides = [one for one in known if "." not in one and one not in fields]
             names = [*_sections(known, prefix), *besides] if isinstance(value, Mapping) else known
-            near = hint(full, names or known) if len(problems) < MOST_HINTS else ""
+            near = hint_key(full, names or known) if len(problems) < MOST_HINTS else ""
             problems.append(f"unknown key {short(full)}{near}")
         elif isinstance(value, Mapping) and (field.section or field.values):
             kept[name] = _shaped(field, value, f"{full}.", known, problems)

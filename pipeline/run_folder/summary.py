@@ -90,6 +90,11 @@ def is_summary(content: Any) -> bool:
     return known and content.get("select_on") in ("test", "val") and isinstance(content.get("replaced_images", 0), int)
 
 
+def speed_text(images_per_second: float) -> str:
+    """'123 images/s'; '- images/s' for 0, of so few steps that none was measured."""
+    return f"{images_per_second:.0f} images/s" if images_per_second else "- images/s"
+
+
 def finish_text(summary: dict[str, Any], folder: Path) -> str:
     """The last line of a run."""
     chosen = (
@@ -99,7 +104,7 @@ def finish_text(summary: dict[str, Any], folder: Path) -> str:
     shown = f"{replaced} images replaced (replaced.jsonl); " if replaced else ""
     return (
         f"done: top1 last {summary['top1_last']:.2f}, best {summary['top1_best']:.2f} (epoch {summary['best_epoch']}, "
-        f"{chosen}); {shown}{summary['images_per_second']:.0f} images/s; files in {folder}"
+        f"{chosen}); {shown}{speed_text(summary['images_per_second'])}; files in {folder}"
     )
 
 

@@ -26,6 +26,7 @@ _BOOLS = {form: value for word, value in _WORDS.items() for form in (word, word.
 _INTEGER = re.compile(r"[-+]?\d+(?:_\d+)*", re.ASCII)
 _BASED = re.compile(r"[-+]?0(?:x[0-9a-fA-F]+|o[0-7]+|b[01]+)")
 _FLOAT = re.compile(r"[-+]?(?:\d+(?:_\d+)*(?:\.[\d_]*)?|\.\d[\d_]*)(?:[eE][-+]?\d+)?", re.ASCII)
+_NO_NAME = re.compile(r' in "<(?:unicode|byte) string>",')
 _SPECIAL = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 
 
@@ -166,7 +167,8 @@ def parse(text: str) -> Node:
         if not isinstance(next(events), yaml.StreamEndEvent):
             raise YamlFault("holds several documents")
     except (yaml.YAMLError, UnicodeError) as error:
-        raise YamlFault(" ".join(str(error).split())) from None
+        # libyaml calls every text "<unicode string>"; whoever read a file names it.
+        raise YamlFault(_NO_NAME.sub(",", " ".join(str(error).split()))) from None
     return made
 
 

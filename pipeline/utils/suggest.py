@@ -2,6 +2,7 @@
 
 import difflib
 
+MOST_ENDS = 3
 LONGEST = 100  # characters that are compared; the cost grows with their square
 
 
@@ -24,6 +25,12 @@ def hint(name: str, known: list[str]) -> str:
     """'; did you mean 'X'?' for the nearest known name, '' when nothing is close."""
     close = nearest(name, known)
     return f"; did you mean {close!r}?" if close and close != name else ""
+
+
+def hint_key(name: str, known: list[str]) -> str:
+    """`hint` for a dotted key: those that end in `name` come first, which lacks its section then."""
+    ends = [one for one in known if one.lower().endswith(f".{name.lower()}")]
+    return f"; did you mean {' or '.join(map(repr, ends[:MOST_ENDS]))}?" if ends else hint(name, known)
 
 
 def short(name: object) -> str:

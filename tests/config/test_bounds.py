@@ -132,8 +132,9 @@ UNPRINTABLE = ["a\nb", "a\rb", "a\x1b[0m", "a\u2028b"]
 def test_a_run_stays_below_its_folder(name: str, tmp_path: Path) -> None:
     assert any(line.startswith("run.name: ") for line in problems(*BASE, f"run.name={name}"))
     if name.isprintable():
-        (tmp_path / "keys.yaml").write_text(f"run.name: '{name}'")
-        assert any(line.startswith("run.name: ") for line in problems(*BASE, f"config={tmp_path / 'keys.yaml'}"))
+        file = tmp_path / "keys.yaml"
+        file.write_text(f"run.name: '{name}'")
+        assert any(line.startswith(f"{file}: run.name: ") for line in problems(*BASE, f"config={file}"))
 
 
 def test_the_last_seed_is_one() -> None:

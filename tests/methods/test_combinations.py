@@ -39,7 +39,7 @@ def test_aliases_and_per_pair_values_reach_the_parts() -> None:
     [
         ("kd+rkdd", (), "unknown method 'rkdd'"),
         ("kd+rkd", ("method_args.T=2",), "unknown key 'method_args.T'"),
-        ("kd+rkd", ("method_args.kd.TT=2",), "unknown key 'method_args.TT'"),
+        ("kd+rkd", ("method_args.kd.TT=2",), "unknown key 'method_args.kd.TT'"),
     ],
 )
 def test_mistakes(method: str, words: tuple[str, ...], message: str) -> None:

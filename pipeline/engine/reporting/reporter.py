@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from pipeline.run_folder.summary import speed_text
+
 
 def clock_text(seconds: float) -> str:
     """1:02:03, or 2:03 below an hour."""
@@ -19,7 +21,7 @@ def figures_text(figures: dict[str, Any]) -> str:
     terms = " ".join(f"{name} {value:.4f}" for name, value in figures["terms"].items())
     return (
         f"loss {figures['train_loss']:.4f} ({terms}) top1 {figures['train_top1']:.2f} "
-        f"{figures['images_per_second']:.0f} images/s wait {100 * figures['data_wait']:.0f}%"
+        f"{speed_text(figures['images_per_second'])} wait {100 * figures['data_wait']:.0f}%"
     )
 
 
