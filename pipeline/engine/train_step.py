@@ -100,7 +100,7 @@ class TrainStep:
         return False
 
     def take(self, inputs: StepInputs) -> None:
-        """The step itself."""
+        """The step itself: teacher, student and losses, backward, update, bookkeeping."""
         batch = inputs.batch.finished(self._fuse)  # makes the pixels, where the loader left that to the step
         slices = self.distiller.main_batch(batch).split(self.config.optim.accumulate)
         outputs: list[StepOutput] = []
