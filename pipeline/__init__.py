@@ -27,3 +27,5 @@ if absent:
         file=sys.stderr,
     )
     sys.exit(2)
+
+from pipeline.process import leaving  # noqa: F401  (what it registers for the end is to run last)

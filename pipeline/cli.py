@@ -10,8 +10,8 @@ from typing import NoReturn
 from pipeline import signals
 from pipeline.config import ConfigError, HelpRequested
 from pipeline.contracts import InputError, NotWritten
+from pipeline.process import leaving, meeting, peers
 from pipeline.process import machine_errors as machine
-from pipeline.process import meeting, peers
 from pipeline.process.peers import End
 from pipeline.registry import UnknownName
 from pipeline.utils.commands import as_typed
@@ -44,6 +44,7 @@ def run(main: Callable[[list[str]], None], help_text: Callable[[], str], failure
             raise
         if listener is not None:
             listener.leave(code)
+    leaving.at_once(code == 0 and peers.have_met())
     sys.exit(code)
 
 

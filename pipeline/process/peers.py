@@ -90,18 +90,24 @@ def _key(rank: int) -> str:
 
 
 _peers: Peers | None = None
+_met = False
 
 
 def meet(store: Any, rank: int, ranks: int) -> None:
     """The ranks of this job have found each other."""
-    global _peers
-    _peers = Peers(store, rank, ranks)
+    global _peers, _met
+    _peers, _met = Peers(store, rank, ranks), True
 
 
 def part() -> None:
     """The group has ended in order."""
     global _peers
     _peers = None
+
+
+def have_met() -> bool:
+    """Whether this process has ever been one of several ranks."""
+    return _met
 
 
 def current() -> Peers | None:
