@@ -13,7 +13,7 @@ from pipeline.contracts import InputError, NotWritten
 from pipeline.process import leaving, meeting, peers
 from pipeline.process import machine_errors as machine
 from pipeline.process.peers import End
-from pipeline.registry import UnknownName
+from pipeline.registry import UnknownName, Unregistered
 from pipeline.utils.commands import as_typed
 from pipeline.utils.untrusted_files import Unreadable
 
@@ -84,7 +84,7 @@ def ending(error: Exception, failures: Failures) -> End | None:
         return End(FAILED, f"error: {death}")
     if isinstance(error, ConfigError):
         return End(USER_ERROR, "\n".join(f"error: {problem}" for problem in error.problems))
-    if isinstance(error, InputError | UnknownName | Unreadable):
+    if isinstance(error, InputError | UnknownName | Unregistered | Unreadable):
         return End(USER_ERROR, f"error: {error.args[0]}")
     if isinstance(error, NotWritten | meeting.NotMet):
         return End(FAILED, f"error: {error}")

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -12,6 +13,10 @@ T = TypeVar("T")
 
 class UnknownName(LookupError):
     """A name that no part registered. The message lists what is known and the nearest match."""
+
+
+class Unregistered(ValueError):
+    """A file of the package that cannot be taken: a name that another one has, or what is no Python."""
 
 
 class Registry(Generic[T]):
@@ -26,15 +31,20 @@ class Registry(Generic[T]):
         self.package = package
         self._entries: dict[str, T] = {}
         self._aliases: dict[str, str] = {}
+        self._places: dict[str, str] = {}
         self._loaded = False
 
     def register(self, name: str, *aliases: str) -> Callable[[T], T]:
-        """Decorator that files the decorated object under `name` (and `aliases`)."""
+        """Decorator that files the decorated object under `name` (and `aliases`). Raises Unregistered."""
+        caller = sys._getframe(1)
+        place = f"{caller.f_code.co_filename}, line {caller.f_lineno}"
 
         def file_under(entry: T) -> T:
             for key in (name.lower(), *(alias.lower() for alias in aliases)):
                 if key in self._entries or key in self._aliases:
-                    raise ValueError(f"{self.kind} {key!r} is registered twice")
+                    there = self._places[key]
+                    raise Unregistered(f"{self.kind} {key!r} is registered twice: {there}, and {place}")
+                self._places[key] = place
             self._entries[name.lower()] = entry
             self._aliases.update({alias.lower(): name.lower() for alias in aliases})
             return entry
@@ -46,7 +56,13 @@ class Registry(Generic[T]):
             self._loaded = True
             package = importlib.import_module(self.package)
             for module in pkgutil.iter_modules(package.__path__):
-                importlib.import_module(f"{self.package}.{module.name}")
+                self._import(f"{self.package}.{module.name}")
+
+    def _import(self, name: str) -> None:
+        try:
+            importlib.import_module(name)
+        except SyntaxError as error:  # of this very file, or of one that it imports
+            raise Unregistered(f"{error.filename}, line {error.lineno}: {error.msg}") from error
 
     def names(self) -> list[str]:
         """All registered names, sorted, without aliases."""

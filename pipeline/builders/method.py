@@ -93,6 +93,7 @@ def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
     methods = {}
     with seeded(config.seed, 1):
         for name, kind in kinds.items():
+            _check_maps(name, kind, setting)
             several = "+" in config.method
             given = config.method_args.get(name, {}) if several else config.method_args
             prefix = f"{FREE_FORM}.{name}" if several else FREE_FORM
@@ -103,6 +104,14 @@ def build_distiller(config: TrainConfig, setting: Setting) -> Distiller:
     if distiller.relates_samples and config.optim.accumulate > 1:
         raise InputError(f"method {config.method} relates all samples of a batch: use optim.accumulate=1")
     return distiller
+
+
+def _check_maps(name: str, kind: type[Distiller], setting: Setting) -> None:
+    """Raises InputError where the method reads stage maps of a network that has none."""
+    reads = {"student": kind.student_features, "teacher": Signal.FEATURES in kind.needs}
+    for whose, shapes in (("student", setting.student), ("teacher", setting.teacher)):
+        if reads[whose] and shapes is not None and not shapes.features:
+            raise InputError(f"method {name} reads stage maps, and the {whose} has no stage maps")
 
 
 def check_classifier(config: TrainConfig, distiller: Distiller, setting: Setting, teacher: TeacherSource) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.contracts import InputError, Shapes
+from pipeline.contracts import InputError, ModelOutput, Shapes
+from pipeline.models.answers import check_maps, check_output, check_signature
 from pipeline.models.blocks import fit_form, forms_of
 from pipeline.models.build import build
 from pipeline.models.external import preprocessing, published_classes, published_resize
@@ -50,8 +51,10 @@ def make(
         file = find(name, checkpoint, dataset, root)
         if file is not None:
             fill(network, file, part=part, weights=weights, key=key)
+    check_signature(network, name)
     for size in (image_size, *other_sizes):
-        check_size(network, name, size)
+        check_output(check_size(network, name, size), name, num_classes)
+    check_maps(network, check_size(network, name, image_size, features=True), name)
     return network
 
 
@@ -124,14 +127,15 @@ def shapes_of(network: nn.Module, image_size: int) -> Shapes:
 
 
 @torch.no_grad()
-def check_size(network: nn.Module, name: str, image_size: int) -> None:
-    """Raises InputError when the network cannot take images of image_size pixels."""
+def check_size(network: nn.Module, name: str, image_size: int, *, features: bool = False) -> ModelOutput:
+    """What it answers to one image. Raises InputError when it cannot take images of image_size pixels."""
     was_training = network.training
     network.eval()
     try:
-        network(torch.zeros(1, 3, image_size, image_size))
+        output: ModelOutput = network(torch.zeros(1, 3, image_size, image_size), features=features)
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(f"model {name} cannot take images of {image_size} x {image_size} pixels: {reason}") from None
     finally:
         network.train(was_training)
+    return output

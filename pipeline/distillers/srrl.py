@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from pipeline.contracts import Batch, Distiller, ModelOutput, Setting, Signal, View
+from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, Setting, Signal, View
 from pipeline.distillers import DISTILLERS
 from pipeline.distillers.common.layers import BatchNorm, frozen_classifier
 from pipeline.distillers.common.maps import teacher_shapes
@@ -69,6 +69,8 @@ class SRRL(Distiller):
         setting, teacher = teacher_shapes(setting, "srrl")
         student = setting.student
         self.student_features = {"original": True, "paper": True}.get(self.variant, False)
+        if self.student_features and not student.features:
+            raise InputError("srrl reads the last map, and the student has no stage maps: choose variant=simkd")
         self.student_input = map_input if self.student_features else pooled_input
         width = student.features[-1][0] if self.student_features else student.pooled
         self.adaptor = adaptor(width, teacher.pooled)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import TrainConfig
-from pipeline.contracts import Batch, Distiller, ModelOutput
+from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, View
+from pipeline.contracts.broken import broken_by
 from pipeline.engine.components import Parts
 from pipeline.engine.distributed.gather import GlobalRows, mean_over_ranks
 from pipeline.engine.distributed.parallel import World, as_graph, forget_reduction, unreduced, wrap_step
@@ -84,20 +85,50 @@ class TrainStep:
         self.graph = GraphCache(self.take, None if reason else recorder, self.ran.fall_back, self.state, self.forget)
 
     def run(self, batch: Batch, at: StepAt) -> bool:
-        """Takes a step on this rank's part of a global batch. True: time went into making a graph."""
+        """Takes a step on this rank's part of a global batch. True: time went into making a graph.
+
+        Raises InputError where the first step fails because the method's answer is not what it must be.
+        """
         self.updater.set_lr(at.rate)
         self.progress.fill_(at.progress)
         self.number.fill_(at.number)
         self.rows.rows = at.rows
-        self.ran.taken = True
-        if self.graph.recorder is not None:
-            short = at.rows < self.config.data.batch_size
-            return self.graph(StepInputs(batch, self._looked_up(batch)), at.rows, short=short)
-        if self.recorder is not None:
-            self.recorder.run(lambda: self.take(StepInputs(batch, {})))
-        else:
-            self.take(StepInputs(batch, {}))
+        first, self.ran.taken = not self.ran.taken, True
+        try:
+            if self.graph.recorder is not None:
+                short = at.rows < self.config.data.batch_size
+                return self.graph(StepInputs(batch, self._looked_up(batch)), at.rows, short=short)
+            if self.recorder is not None:
+                self.recorder.run(lambda: self.take(StepInputs(batch, {})))
+            else:
+                self.take(StepInputs(batch, {}))
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = self._broken(batch) if first else None
+            if reason is None:
+                raise
+            raise InputError(reason) from error
         return False
+
+    @torch.no_grad()
+    def _broken(self, batch: Batch) -> str | None:
+        """What the method's answer breaks of the contract, asked without other ranks; the run is over either way."""
+        try:
+            self.module.eval()  # statistics over ranks would be waited for
+            slices = self.distiller.main_batch(batch.finished()).split(self.config.optim.accumulate)
+            taught = self.taught(slices[0], self._looked_up(batch))
+            student, *others = (self._seen(one.batch) for one in taught)
+            views = [View(output, one.teacher, one.batch) for output, one in zip(others, taught[1:], strict=True)]
+            first = taught[0]
+            return broken_by(
+                self.distiller, self.config.method, student, first.teacher, first.batch, self.progress, views
+            )
+        except Exception:  # the machine, say: then the first error tells it
+            return None
+
+    def _seen(self, batch: Batch) -> ModelOutput:
+        with self.parts.autocast():
+            output: ModelOutput = self.parts.student(batch.image_BCHW, features=self.distiller.student_features)
+        return output.float()
 
     def take(self, inputs: StepInputs) -> None:
         """The step itself: teacher, student and losses, backward, update, bookkeeping."""

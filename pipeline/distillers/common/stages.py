@@ -60,13 +60,13 @@ def stage_pairs(setting: Setting | None, variant: str, method: str, advice: str 
     that the variant cannot pair.
     """
     student, teacher = both_shapes(setting, method)
+    for whose, shapes in (("student", student), ("teacher", teacher)):
+        if len(shapes.features) < 2:  # the stem is none
+            raise InputError(f"{method} compares stage maps, and the {whose} has no stage maps")
     try:
-        pairs = _RULES.get(variant, _equal)(len(student.features) - 1, len(teacher.features) - 1)
+        return _RULES.get(variant, _equal)(len(student.features) - 1, len(teacher.features) - 1)
     except InputError as error:
         raise InputError(f"{method}: {error}: choose {advice}") from None
-    if not pairs:
-        raise InputError(f"{method} compares stage maps, and one of the networks has none")
-    return pairs
 
 
 def paired_sizes(setting: Setting | None, pairs: Pairs, method: str) -> list[tuple[Shape, Shape]]:
