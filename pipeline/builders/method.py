@@ -84,6 +84,7 @@ def make_setting(config: TrainConfig, student: nn.Module, teacher: TeacherSource
         batch_size=config.data.batch_size,
         epochs=config.optim.epochs,
         seed=config.seed,
+        label_smoothing=config.optim.label_smoothing,
     )
 
 

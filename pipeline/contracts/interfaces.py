@@ -149,6 +149,7 @@ class Setting:
     batch_size: int = 64
     epochs: int = 240
     seed: int = 0
+    label_smoothing: float = 0.0
 
 
 class View(NamedTuple):
@@ -209,7 +210,7 @@ class Distiller(nn.Module):
         self.config = config
         self.variant = next(iter(self.variants)) if variant == "default" else variant
         self.gather_rows: Callable[[Tensor], Tensor] = _own_rows
-        self.label_smoothing = 0.0  # optim.label_smoothing; the engine sets both
+        self.label_smoothing = 0.0 if setting is None else setting.label_smoothing
 
     @property
     def streams(self) -> Mapping[str, Stream]:
@@ -232,8 +233,7 @@ class Distiller(nn.Module):
     def task_loss(self, logits_BK: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy with the labels, mean over the batch, a scalar: the term `ce`.
 
-        label_smoothing of the target is spread evenly over all classes (Szegedy et al. 2016, arXiv 1512.00567, section
-        7).
+        label_smoothing of the target is spread over all classes (Szegedy et al. 2016, arXiv 1512.00567, section 7).
         """
         return F.cross_entropy(logits_BK, batch.label_B, label_smoothing=self.label_smoothing)
 

@@ -218,5 +218,5 @@ class TrainStep:
         if not (self.updater.skips_on_device or self.updater.scaler.is_enabled()):
             return f"optim.name={config.optim.name} reads on the host whether to skip a step"
         if self.teacher.recorded and config.optim.accumulate > 1:
-            return "a cached teacher is looked up for whole batches, not for the slices of optim.accumulate"
+            return "a recorded teacher is looked up for whole batches, not for the slices of optim.accumulate"
         return None

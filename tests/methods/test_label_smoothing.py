@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from methods.lab import METHODS, Bench, config_of
 
-from pipeline.contracts import Batch
+from pipeline.contracts import Batch, Setting, Shapes
 from pipeline.distillers.vanilla import Vanilla
 
 WITHOUT = {"funmatch", "simkd"}  # no labels; a cross-entropy of weight 0
@@ -41,5 +41,5 @@ def test_the_formula() -> None:
     wanted = -(target_BK * F.log_softmax(logits_BK, dim=1)).sum(dim=1).mean()
     method = Vanilla(Vanilla.Config())
     assert torch.equal(method.task_loss(logits_BK, batch), F.cross_entropy(logits_BK, label_B))
-    method.label_smoothing = 0.3
+    method = Vanilla(Vanilla.Config(), Setting(student=Shapes(7, 4, ()), label_smoothing=0.3))
     torch.testing.assert_close(method.task_loss(logits_BK, batch), wanted)
