@@ -1,6 +1,6 @@
 """The one module with gradients: student and method together. Compiled first, then wrapped in DDP."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, View
+from pipeline.contracts.broken import broken_by
 
 TASK = "ce"  # the term that update rules which tell kinds of losses apart take for the task's
 
@@ -87,10 +88,29 @@ class DistillationStep(nn.Module):
             with self.autocast():
                 output: ModelOutput = self.student(batch.image_BCHW, features=self.distiller.student_features)
             outputs.append(output.float())
-        (student, *others), (first, *extra) = outputs, taught
-        views = [View(output, teacher, batch) for output, (batch, teacher) in zip(others, extra, strict=True)]
+        student, first, views = _as_asked(outputs, taught)
         terms = self.distiller(student, first.teacher, first.batch, progress, *views)
         _check(terms, self.distiller)
         loss = torch.stack([term.reshape(()) for term in terms.values()]).sum()
         task = terms[TASK].reshape(()) if TASK in terms else loss.new_zeros(())
         return StepOutput(loss, {k: v.detach() for k, v in terms.items()}, student.logits_BK.detach(), task)
+
+    def broken(self, name: str, progress: Tensor, *taught: Taught) -> str | None:
+        """What the answer of method `name` breaks of the contract, in eval mode: statistics over ranks would be waited
+        for. None where the error is another one."""
+        self.eval()
+        outputs = []
+        for batch, _ in taught:
+            with self.autocast():
+                outputs.append(self.student(batch.image_BCHW, features=self.distiller.student_features).float())
+        student, first, views = _as_asked(outputs, taught)
+        return broken_by(self.distiller, name, student, first.teacher, first.batch, progress, views)
+
+
+def _as_asked(outputs: Sequence[ModelOutput], taught: Sequence[Taught]) -> tuple[ModelOutput, Taught, list[View]]:
+    (student, *others), (first, *extra) = outputs, taught
+    return (
+        student,
+        first,
+        [View(output, teacher, batch) for output, (batch, teacher) in zip(others, extra, strict=True)],
+    )

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import TrainConfig
-from pipeline.contracts import Batch, Distiller, InputError, ModelOutput, View
-from pipeline.contracts.broken import broken_by
+from pipeline.contracts import Batch, Distiller, InputError, ModelOutput
 from pipeline.engine.components import Parts
 from pipeline.engine.distributed.gather import GlobalRows, mean_over_ranks
 from pipeline.engine.distributed.parallel import World, as_graph, forget_reduction, unreduced, wrap_step
@@ -103,32 +102,10 @@ class TrainStep:
             else:
                 self.take(StepInputs(batch, {}))
         except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            reason = self._broken(batch) if first else None
-            if reason is None:
-                raise
-            raise InputError(reason) from error
+            if first and (reason := self._broken(batch)):
+                raise InputError(reason) from error
+            raise
         return False
-
-    @torch.no_grad()
-    def _broken(self, batch: Batch) -> str | None:
-        """What the method's answer breaks of the contract, asked without other ranks; the run is over either way."""
-        try:
-            self.module.eval()  # statistics over ranks would be waited for
-            slices = self.distiller.main_batch(batch.finished()).split(self.config.optim.accumulate)
-            taught = self.taught(slices[0], self._looked_up(batch))
-            student, *others = (self._seen(one.batch) for one in taught)
-            views = [View(output, one.teacher, one.batch) for output, one in zip(others, taught[1:], strict=True)]
-            first = taught[0]
-            return broken_by(
-                self.distiller, self.config.method, student, first.teacher, first.batch, self.progress, views
-            )
-        except Exception:  # the machine, say: then the first error tells it
-            return None
-
-    def _seen(self, batch: Batch) -> ModelOutput:
-        with self.parts.autocast():
-            output: ModelOutput = self.parts.student(batch.image_BCHW, features=self.distiller.student_features)
-        return output.float()
 
     def take(self, inputs: StepInputs) -> None:
         """The step itself: teacher, student and losses, backward, update, bookkeeping."""
@@ -196,6 +173,15 @@ class TrainStep:
 
     def _wrap(self) -> None:
         self.forward = wrap_step(self.module, self.config.runtime, self.world)
+
+    @torch.no_grad()
+    def _broken(self, batch: Batch) -> str | None:
+        """What the method's answer breaks of the contract, asked without other ranks; the run is over either way."""
+        try:
+            part = self.distiller.main_batch(batch.finished()).split(self.config.optim.accumulate)[0]
+            return self.module.broken(self.config.method, self.progress, *self.taught(part, self._looked_up(batch)))
+        except Exception:  # the machine, say: then the first error tells it
+            return None
 
     def _looked_up(self, batch: Batch) -> dict[str, ModelOutput]:
         """What a cached teacher says of `batch`, by view: a look-up on the host, which no graph can hold."""
