@@ -3,11 +3,15 @@
 import os
 import random
 import shutil
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started behind a `&` of a script: Ctrl-C is tested all the same
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

@@ -4,7 +4,7 @@ For entry points only.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -47,11 +47,16 @@ def composed(schema: type[C], argv: list[str], keys: Iterable[str]) -> tuple[C, 
     def made(words: list[str]) -> C:
         return compose(schema, words + argv, aliases=aliases, names=names)
 
-    checkpoint = checkpoint_in(argv)
-    if checkpoint is not None and is_missing(checkpoint):
-        raise ConfigError([f"checkpoint={checkpoint}: no such file or folder", *_besides(made, argv)])
-    known = known_of(checkpoint)
-    config = made(words_of(known, argv))
+    given = checkpoint_in(argv)
+    known = known_of(given)
+    try:
+        config = made(words_of(known, argv))
+    except ConfigError as error:
+        if given is None or not is_missing(given):
+            raise
+        # What is lacking would have been the checkpoint's to say. A job may name one that is still to be written.
+        others: list[str] = [line for line in error.problems if not line.endswith("= must be given")]
+        raise ConfigError([f"checkpoint={given}: no such file or folder", *others]) from None
     model, checkpoint = str(config.student.model), config.student.checkpoint
     library = networks.own_preprocessing(model, networks.AUTO) if checkpoint not in (None, networks.UNTRAINED) else {}
     if checkpoint == networks.AUTO and library:
@@ -72,15 +77,6 @@ def is_missing(checkpoint: str) -> bool:
     except (OSError, ValueError, RuntimeError):
         return False
     return False
-
-
-def _besides(made: Callable[[list[str]], Any], argv: list[str]) -> list[str]:
-    """What is wrong with the user's own words; what is lacking would have been the checkpoint's to say."""
-    try:
-        made([])
-    except ConfigError as error:
-        return [line for line in error.problems if not line.endswith("= must be given")]
-    return []
 
 
 def nameless(checkpoint: str | None) -> InputError:
