@@ -117,6 +117,8 @@ def _shares(workers: Sequence[BaseProcess], answers: Any, patience: float) -> li
                 continue
             for one in workers:
                 one.kill()
+            for one in workers:
+                one.join()
             if dead:
                 raise RuntimeError(death_of(dead[0])) from None
             raise

@@ -201,8 +201,9 @@ def test_what_falls_where_python_drops_errors_is_not_printed(monkeypatch: pytest
 
 def test_a_process_that_decodes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not waited for: the others stand at the barrier for two minutes."""
+    before = multiprocessing.active_children()
     monkeypatch.setattr(decode, "LOOK", 0.05)
     monkeypatch.setitem(decode.DECODERS, "exact", lambda data: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) is killed by signal: Killed"):
         decode.decode_in([b""], "exact", 2, 0.1)
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)
