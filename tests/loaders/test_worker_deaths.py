@@ -1,5 +1,6 @@
 """A data worker that dies is named by one line, wherever its death is met; other errors stay what they are."""
 
+import gc
 import multiprocessing
 import os
 import re
@@ -38,6 +39,7 @@ class Fetch:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.patch, self.number, self.pids = patch, signal.SIGKILL, list[int]()
+        self.others = set(multiprocessing.active_children())
         self.error: type[Exception] = Exception
 
     def fails(self, error: type[Exception]) -> None:
@@ -49,7 +51,7 @@ class Fetch:
         raise self.error("of the connection")
 
     def _dies(self, seconds: float) -> None:
-        for child in multiprocessing.active_children():
+        for child in set(multiprocessing.active_children()) - self.others:
             self.pids.append(child.pid or 0)
             os.kill(self.pids[-1], self.number)
             child.join()
@@ -59,8 +61,13 @@ class Fetch:
 def fetch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Fetch]:
     """Without SIGCHLD, by which torch would tell it at a moment of the kernel's choice."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    others = set(multiprocessing.active_children())
     yield Fetch(monkeypatch)
     monkeypatch.undo()
+    gc.collect()  # loaders that an error's traceback has kept, with their workers: torch watches those no more
+    for child in set(multiprocessing.active_children()) - others:
+        child.kill()
+        child.join()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
@@ -130,9 +137,10 @@ def test_a_death_leaves_no_lock_behind(fetch: Fetch, monkeypatch: pytest.MonkeyP
     """What torch's queues put behind a condition that was never given back was waited for, for ever."""
     kind = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
     monkeypatch.setattr(kind._try_get_data, "__defaults__", (0.05,))
+    others = set(multiprocessing.active_children())
     batches = iter(LOADERS.get("torch")(array_set(), augmented(workers=1)))
     next(batches)
-    [child] = multiprocessing.active_children()
+    [child] = set(multiprocessing.active_children()) - others
     os.kill(child.pid or 0, signal.SIGKILL)
     os.waitid(os.P_PID, child.pid or 0, os.WEXITED | os.WNOWAIT)
     lock = Unblocking()
