@@ -14,10 +14,11 @@ from types import SimpleNamespace
 
 import cli
 import mini_cifar
+import pinned_memory
 import pytest
+import ranks
 import torch
 from small_sets import array_set, augmented
-from torch.utils.data import DataLoader
 
 from launch.jobs.slurm_state import SIGNS
 from pipeline import cli as entry
@@ -102,22 +103,12 @@ def test_an_error_while_all_workers_live_is_as_it_was(
 
 
 @pytest.mark.parametrize("lives", [False, True])
-def test_the_thread_that_pins_memory(lives: bool, fetch: Fetch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_thread_that_pins_memory(lives: bool, tmp_path: Path) -> None:
     """torch only says that it ended, and Python prints a traceback; torch would ask for it every 5 s."""
-    for name, value in {"is_available": True, "current_device_index": 0, "set_device_index": None}.items():
-        monkeypatch.setattr(torch.accelerator, name, lambda *at, value=value: value)
-    loader: DataLoader[torch.Tensor] = DataLoader(torch.zeros(8, 2), num_workers=1, pin_memory=True)
-    kind = torch.utils.data.dataloader._MultiProcessingDataLoaderIter
-    monkeypatch.setattr(kind._try_get_data, "__defaults__", (0.05,))
-    printed: list[object] = []
-    monkeypatch.setattr(threading, "excepthook", printed.append)
-    fetch.fails(ConnectionResetError)
-    if lives:
-        monkeypatch.setattr(worker_deaths, "PATIENCE", 0.0)
-    with pytest.raises(ConnectionResetError if lives else RuntimeError) as raised:
-        next(worker_deaths.batches_of(loader))
-    assert printed == []
-    assert lives or str(raised.value) == f"DataLoader worker (pid {fetch.pids[0]}) is killed by signal: Killed. "
+    codes = ranks.finish(ranks.start(pinned_memory.fetch_with_a_thread, (lives,), 1, tmp_path / "log"))
+    told = (tmp_path / "log.0").read_text()
+    dead = r"RuntimeError DataLoader worker \(pid \d+\) is killed by signal: Killed\. \n"
+    assert codes == [0] and re.fullmatch("ConnectionResetError of the connection\n" if lives else dead, told), told
 
 
 class Unblocking:
